@@ -1,0 +1,289 @@
+"""Lesson 3: train a neural network to read handwritten digits.
+
+Run it:        python 03_train_mnist.py
+Change it:     edit a constant below, or: python 03_train_mnist.py --learning-rate 0.01
+It writes:     mnist_model.pth       the trained weights (lesson 4 loads them)
+               training_history.png  how accuracy and loss developed
+               training_runs.csv     one line per run, to compare your experiments
+
+The heart is train_epoch: five steps, repeated for every batch of images.
+"""
+
+import time
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from dl_utils import (
+    TRAINING_SIZE,
+    UserError,
+    atomic_path,
+    count_parameters,
+    diagnose_training,
+    evaluate_model,
+    get_device,
+    has_diverged,
+    load_mnist_data,
+    parse_settings,
+    plot_training_history,
+    print_section,
+    print_wrapped,
+    record_run,
+    run_script,
+    set_seed,
+)
+
+# ------------------------------------------------------------------------------
+# Hyperparameters: what you choose before training; the network cannot learn them.
+# ------------------------------------------------------------------------------
+
+# Passes over the training images. Fewer: not finished learning. Many more: the
+# network starts to learn its training images by heart.
+EPOCHS = 10
+
+# Images per step. Small batches: many cheap, uncertain steps. Large batches: few
+# steps in a surer direction. 32 to 256 is common; powers of two are only a habit.
+BATCH_SIZE = 64
+
+# How far each step moves the weights. Too large: training jumps about and never
+# settles. Too small: it crawls. 0.001 is the default of Adam, the optimizer below.
+LEARNING_RATE = 0.001
+
+# Neurons in the hidden layer. 2 are too few for ten digits; with 128 the network has
+# room to learn, and trains in seconds.
+HIDDEN_SIZE = 128
+
+# Training images to use, of 55,000. With 100 you can watch a network learn by heart.
+TRAIN_SAMPLES = TRAINING_SIZE
+
+# Start of all random numbers. Run with other seeds to see how much of a difference
+# between two results is mere luck.
+SEED = 42
+
+# "mnist", "synthetic" (digits drawn by this project), or "auto": MNIST if possible.
+DATASET = "auto"
+
+MODEL_PATH = "mnist_model.pth"
+HISTORY_PLOT_PATH = "training_history.png"
+RUNS_PATH = "training_runs.csv"
+
+
+class SimpleNN(nn.Module):
+    """A network with one hidden layer: 784 pixels -> 128 neurons -> 10 logits."""
+
+    def __init__(self, hidden_size: int = HIDDEN_SIZE) -> None:
+        super().__init__()
+        # A linear layer takes a list of numbers, not a picture: 28 x 28 = 784.
+        self.flatten = nn.Flatten()
+        # Every neuron weighs all 784 pixels and adds a bias. The weights start as
+        # small random numbers: if all were equal, all neurons would learn the same.
+        self.fc1 = nn.Linear(784, hidden_size)
+        # ReLU(x) = max(0, x). Without a bend between them, two linear layers could do
+        # no more than one.
+        self.relu = nn.ReLU()
+        self.fc2 = nn.Linear(hidden_size, 10)  # one output per digit
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.flatten(images)  # [64, 1, 28, 28] -> [64, 784]
+        x = self.fc1(x)  # [64, 784] -> [64, 128]
+        x = self.relu(x)  # [64, 128] -> [64, 128]
+        logits = self.fc2(x)  # [64, 128] -> [64, 10]
+        # Logits are scores: any number, the largest one wins. No softmax here, because
+        # CrossEntropyLoss contains it; and no ReLU, because scores may be negative.
+        return logits
+
+
+def train_epoch(
+    model: nn.Module,
+    loader: DataLoader,
+    criterion: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: str,
+) -> tuple[float, float]:
+    """Train on every image once; return mean loss and accuracy (percent).
+
+    Each batch is counted with the weights of that moment. They get better during the
+    epoch, so these averages lag behind: in the first epoch, training accuracy is even
+    lower than validation accuracy, which is measured at its end.
+    """
+    model.train()  # for layers that behave differently in training, such as Dropout
+    # Sums stay on the device: fetching a number from a GPU (.item()) makes it wait.
+    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+
+    for images, labels in loader:
+        images, labels = images.to(device), labels.to(device)
+
+        # Step 1, zero_grad: forget the gradients of the previous batch. PyTorch adds
+        # new gradients to old ones, so without this they would pile up.
+        optimizer.zero_grad()
+
+        # Step 2, forward: let the network answer.
+        logits = model(images)  # [64, 1, 28, 28] -> [64, 10]
+
+        # Step 3, loss: one number that says how wrong the answers are.
+        loss = criterion(logits, labels)
+
+        # Step 4, backward: for every weight, compute its gradient: how the loss would
+        # change if the weight grew a little (backpropagation).
+        loss.backward()
+
+        # Step 5, step: move every weight a little in the direction that lowers the
+        # loss.
+        optimizer.step()
+
+        # detach(): keep the number, let go of the record made for the gradients.
+        loss_sum += loss.detach() * len(labels)
+        correct += (logits.argmax(dim=1) == labels).sum()
+
+    count = len(loader.dataset)
+    return loss_sum.item() / count, 100 * correct.item() / count
+
+
+def train(
+    model: nn.Module,
+    train_loader: DataLoader,
+    val_loader: DataLoader,
+    epochs: int,
+    learning_rate: float,
+    device: str,
+) -> dict[str, list[float]]:
+    """Train for some epochs, printing a line for each; return the history.
+
+    Stops early when the loss has become infinite, not a number, or hopeless.
+    """
+    # CrossEntropyLoss turns logits into probabilities (softmax) and takes the negative
+    # logarithm of the one given to the right digit: 0 if it was certain and right.
+    criterion = nn.CrossEntropyLoss()
+    # Adam adapts the step size for every weight. fused=True updates all weights in one
+    # operation instead of several per layer: the same steps in less time.
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
+
+    history = {"train_loss": [], "train_acc": [], "val_loss": [], "val_acc": []}
+    for epoch in range(1, epochs + 1):
+        start = time.perf_counter()
+        train_loss, train_acc = train_epoch(
+            model, train_loader, criterion, optimizer, device
+        )
+        # Validation images take no part in training: this shows whether what was
+        # learned holds for images never seen.
+        val_loss, val_acc = evaluate_model(model, val_loader, device)
+        seconds = time.perf_counter() - start
+
+        history["train_loss"].append(train_loss)
+        history["train_acc"].append(train_acc)
+        history["val_loss"].append(val_loss)
+        history["val_acc"].append(val_acc)
+        print(
+            f"Epoch {epoch}/{epochs}: Train Acc: {train_acc:.1f}%, Val Acc: "
+            f"{val_acc:.1f}%, Train Loss: {train_loss:.3f}, Val Loss: {val_loss:.3f}, "
+            f"{seconds:.1f} s"
+        )
+        if has_diverged(history):
+            print("Stopped: with such a loss, further epochs would not help.")
+            break
+    return history
+
+
+def describe_network(model: nn.Module, images: torch.Tensor) -> None:
+    """Print the shape of a batch after each layer, and what each layer can learn."""
+    print(f"{'layer':<10}{'output shape':<20}{'parameters':>10}")
+    x = images
+    print(f"{'(input)':<10}{list(x.shape)!s:<20}{'':>10}")
+    for name, layer in model.named_children():
+        x = layer(x)
+        explanation = ""
+        if isinstance(layer, nn.Linear):
+            explanation = (
+                f"  {layer.in_features:,} x {layer.out_features:,} weights "
+                f"+ {layer.out_features:,} biases"
+            )
+        print(
+            f"{name:<10}{list(x.shape)!s:<20}{count_parameters(layer):>10,}{explanation}"
+        )
+    print(f"{'together':<30}{count_parameters(model):>10,}")
+
+
+def main() -> None:
+    settings = parse_settings(
+        __doc__,
+        epochs=EPOCHS,
+        batch_size=BATCH_SIZE,
+        learning_rate=LEARNING_RATE,
+        hidden_size=HIDDEN_SIZE,
+        train_samples=TRAIN_SAMPLES,
+        seed=SEED,
+        dataset=DATASET,
+    )
+    set_seed(settings.seed)
+    device = get_device()
+
+    print_section("Data")
+    train_loader, val_loader, test_loader = load_mnist_data(
+        settings.batch_size, settings.dataset, settings.train_samples, settings.seed
+    )
+    dataset_name = train_loader.dataset.name
+    print(
+        f"{dataset_name} digits: {len(train_loader.dataset):,} training, "
+        f"{len(val_loader.dataset):,} validation, {len(test_loader.dataset):,} test images"
+    )
+    print(f"{len(train_loader):,} batches of {settings.batch_size} per epoch")
+
+    print_section("Network")
+    model = SimpleNN(settings.hidden_size).to(device)
+    images, _ = next(iter(train_loader))
+    describe_network(model, images.to(device))
+    untrained_loss, _ = evaluate_model(model, val_loader, device)
+    print(f"Loss before training: {untrained_loss:.3f}; guessing: ln(10) = 2.303")
+
+    print_section(f"Training on {device}, learning rate {settings.learning_rate}")
+    history = train(
+        model,
+        train_loader,
+        val_loader,
+        settings.epochs,
+        settings.learning_rate,
+        device,
+    )
+
+    print_section("Verdict")
+    diagnosis = diagnose_training(history)
+    print(diagnosis.verdict.upper())
+    print_wrapped(diagnosis.evidence)
+    print_wrapped(f"Next: {diagnosis.advice}")
+    plot_training_history(history, HISTORY_PLOT_PATH, dataset_name)
+
+    if not has_diverged(history):
+        # The test set is used once, at the very end. Whoever tries many settings and
+        # keeps the one with the best test result has fitted the test set by hand, and
+        # its accuracy no longer says how the network does on new images. Choose by
+        # validation accuracy instead.
+        print_section("Test")
+        _, test_acc = evaluate_model(model, test_loader, device)
+        print(f"Test Accuracy: {test_acc:.2f}%")
+
+        # The state_dict holds the weights by name. Lesson 4 loads it.
+        with atomic_path(MODEL_PATH) as temporary_path:
+            torch.save(model.state_dict(), temporary_path)
+        print(f"Saved: {MODEL_PATH}")
+
+    print_section("Your last runs")
+    record_run(
+        RUNS_PATH,
+        vars(settings)
+        | {
+            "dataset": dataset_name,
+            "train_acc": f"{history['train_acc'][-1]:.2f}",
+            "val_acc": f"{history['val_acc'][-1]:.2f}",
+            "verdict": diagnosis.verdict,
+        },
+    )
+    if has_diverged(history):
+        raise UserError(
+            f"training failed; {MODEL_PATH} was not written. {diagnosis.advice}"
+        )
+
+
+if __name__ == "__main__":
+    run_script(main)

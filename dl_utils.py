@@ -1,0 +1,899 @@
+"""What the five scripts share, in the order in which they need it.
+
+    Errors and devices    UserError, get_device
+    Data                  load_raw_digits, normalize, load_mnist_data
+    Training              set_seed, count_parameters, evaluate_model
+    Diagnosis             diagnose_training, has_diverged
+    Results               atomic_path, save_figure, plot_training_history, record_run
+    Running a script      print_section, print_table, parse_settings, run_script
+
+A first-time reader needs get_device, load_mnist_data, evaluate_model and
+diagnose_training; the rest is machinery that keeps the lessons free of clutter.
+"""
+
+import argparse
+import contextlib
+import csv
+import gzip
+import hashlib
+import http.client
+import io
+import math
+import os
+import socket
+import sys
+import tempfile
+import textwrap
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import matplotlib
+
+# "Agg" draws into files and needs no screen, so the scripts also run on a server.
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+)
+from tqdm import tqdm
+
+import synthetic_digits
+
+# ------------------------------------------------------------------------------
+# Errors and devices
+# ------------------------------------------------------------------------------
+
+
+class UserError(Exception):
+    """Something the person at the terminal can put right.
+
+    Its message is one clear line: what happened and what to do. run_script prints it
+    without a traceback.
+    """
+
+
+def get_device() -> str:
+    """Return the device to compute on: "cuda" when an NVIDIA GPU works, else "cpu".
+
+    A GPU can be listed and still be unusable (card too old for this PyTorch, driver
+    too old), so a tiny matrix product is tried on it first.
+
+    Apple's "mps" is not chosen: it has no float64, which train_epoch in
+    03_train_mnist.py uses for exact sums, and the figures in the guide come from the
+    CPU. A network as small as ours keeps no accelerator busy anyway.
+    """
+    if not torch.cuda.is_available():
+        return "cpu"
+    try:
+        ones = torch.ones(2, 2, device="cuda")
+        (ones @ ones).sum().item()
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        print(f"A GPU was found but does not work ({reason}). Using the CPU.")
+        return "cpu"
+    return "cuda"
+
+
+# ------------------------------------------------------------------------------
+# Data
+# ------------------------------------------------------------------------------
+
+DATA_DIR = Path(
+    os.environ.get("MNIST_DATA_DIR") or Path(__file__).resolve().parent / "data"
+)
+
+DATASETS = ("auto", "mnist", "synthetic")
+
+# 60,000 training images are split into 55,000 to learn from and 5,000 to validate on.
+TRAINING_SIZE = 55_000
+VALIDATION_SIZE = 5_000
+SPLIT_SEED = 0  # the same 5,000 in every script and every run, so results compare
+
+# Mean and standard deviation of all training pixels on the scale 0..1.
+# 02_load_mnist.py computes them.
+MNIST_MEAN = 0.1307
+MNIST_STD = 0.3081
+
+# Evaluation needs no gradients, so more images fit into memory, and fewer, larger
+# batches are faster. The result does not depend on the batch size.
+EVALUATION_BATCH_SIZE = 1000
+
+# Seconds without an answer after which a download server counts as dead.
+DOWNLOAD_TIMEOUT = 10
+
+# Unpacked size in bytes and MD5 checksum of the four original files. (torchvision
+# knows the checksums of the packed files only.)
+MNIST_FILES = {
+    "train-images-idx3-ubyte": (47_040_016, "6bbc9ace898e44ae57da46a324031adb"),
+    "train-labels-idx1-ubyte": (60_008, "a25bea736e30d166cdddb491f175f624"),
+    "t10k-images-idx3-ubyte": (7_840_016, "2646ac647ad5339dbf082846283269ea"),
+    "t10k-labels-idx1-ubyte": (10_008, "27ae3e4e09519cfbb04c329615203637"),
+}
+
+
+class RawDigits(NamedTuple):
+    """A data set as it is stored: grey values 0 (paper) to 255 (ink), labels 0 to 9."""
+
+    name: str  # "MNIST" or "synthetic"
+    train_images: torch.Tensor  # uint8 [60000, 28, 28]
+    train_labels: torch.Tensor  # int64 [60000]
+    test_images: torch.Tensor  # uint8 [10000, 28, 28]
+    test_labels: torch.Tensor  # int64 [10000]
+
+
+class DigitDataset(TensorDataset):
+    """Images and labels held in memory as two tensors, and the data set's name."""
+
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor, name: str) -> None:
+        super().__init__(images, labels)
+        self.name = name
+
+
+def load_mnist_data(
+    batch_size: int = 64,
+    dataset: str = "auto",
+    train_samples: int = TRAINING_SIZE,
+    seed: int = 0,
+) -> tuple[DataLoader, DataLoader, DataLoader]:
+    """Return the training, validation and test loaders.
+
+    Three sets, three jobs: the network learns from the training images, we choose
+    between networks by the validation images, and the test images judge the one that
+    was chosen, once.
+
+    Args:
+        batch_size: training images per batch, at least 1.
+        dataset: "mnist", "synthetic", or "auto": MNIST if possible, else synthetic.
+        train_samples: how many of the 55,000 training images to use, from the first.
+        seed: decides the order of the training images in every epoch.
+
+    Returns:
+        Three DataLoaders. A batch is images, float32 [N, 1, 28, 28], normalized to
+        about mean 0 and standard deviation 1, and labels, int64 [N], 0 to 9. Training
+        batches come in a new random order in every epoch; validation and test batches
+        come always in the same order. `loader.dataset.name` is "MNIST" or "synthetic".
+
+    Raises:
+        ValueError: batch_size or train_samples out of range, or no such dataset.
+        UserError: dataset is "mnist" and MNIST can be neither found nor downloaded.
+    """
+    if batch_size < 1 or not 1 <= train_samples <= TRAINING_SIZE:
+        raise ValueError(
+            f"batch_size must be at least 1 and train_samples 1 to {TRAINING_SIZE}, "
+            f"got {batch_size} and {train_samples}"
+        )
+    digits = load_raw_digits(dataset)
+
+    # Shuffle before splitting, so that both parts are alike.
+    order = torch.randperm(
+        len(digits.train_images), generator=torch.Generator().manual_seed(SPLIT_SEED)
+    )
+    train_part, val_part = order[:train_samples], order[-VALIDATION_SIZE:]
+
+    def loader(images, labels, batch_size, shuffle_seed=None):
+        dataset = DigitDataset(normalize(images), labels, digits.name)
+        return _make_loader(dataset, batch_size, shuffle_seed)
+
+    images, labels = digits.train_images, digits.train_labels
+    return (
+        loader(images[train_part], labels[train_part], batch_size, shuffle_seed=seed),
+        loader(images[val_part], labels[val_part], EVALUATION_BATCH_SIZE),
+        loader(digits.test_images, digits.test_labels, EVALUATION_BATCH_SIZE),
+    )
+
+
+def _make_loader(
+    dataset: DigitDataset, batch_size: int, shuffle_seed: int | None = None
+) -> DataLoader:
+    if shuffle_seed is None:
+        sampler = SequentialSampler(dataset)
+    else:
+        # The order has a random generator of its own: whatever else draws random
+        # numbers (one more layer, Dropout), the images still come in the same order.
+        generator = torch.Generator().manual_seed(shuffle_seed)
+        sampler = RandomSampler(dataset, generator=generator)
+    # By default a DataLoader fetches images one by one and stacks them. Ours are in
+    # one tensor already, so the sampler hands over a whole batch of indices, and
+    # images[indices] is one operation. batch_size=None means "the sampler does it".
+    return DataLoader(
+        dataset,
+        sampler=BatchSampler(sampler, batch_size, drop_last=False),
+        batch_size=None,
+    )
+
+
+def normalize(images: torch.Tensor) -> torch.Tensor:
+    """Turn stored pixels into what the networks are fed.
+
+    Networks learn fastest from inputs around 0 with a spread of about 1. Training,
+    validation, test and your own images must all be normalized in the same way.
+
+    Args:
+        images: uint8 [N, 28, 28], 0 to 255.
+
+    Returns:
+        float32 [N, 1, 28, 28], about -0.42 (paper) to 2.82 (ink). The new dimension
+        is the colour channel that image layers expect: 1 for grey.
+    """
+    # [N, 28, 28] -> [N, 1, 28, 28]; the operations ending in "_" work in place.
+    return images.unsqueeze(1).float().div_(255).sub_(MNIST_MEAN).div_(MNIST_STD)
+
+
+def load_raw_digits(dataset: str = "auto") -> RawDigits:
+    """Return the images and labels as stored; see load_mnist_data for `dataset`.
+
+    Real MNIST comes from DATA_DIR/MNIST/raw, or is downloaded to it once. Without
+    files and without internet, "auto" falls back on the synthetic digits and says so.
+
+    Raises:
+        ValueError: no such dataset.
+        UserError: dataset is "mnist" and MNIST can be neither found nor downloaded.
+    """
+    if dataset not in DATASETS:
+        raise ValueError(f"dataset must be one of {DATASETS}, got {dataset!r}")
+    if dataset == "synthetic":
+        return _load_synthetic()
+    try:
+        return _load_mnist()
+    except OSError as error:
+        raw_dir = DATA_DIR / "MNIST" / "raw"
+        reason = f"MNIST is not in {raw_dir} and cannot be downloaded: {error}"
+        advice = (
+            "To get the real digits, connect to the internet and run again, or copy "
+            f"the four MNIST .gz files into {raw_dir}"
+        )
+        if dataset == "mnist":
+            raise UserError(f"{reason}. {advice}.") from error
+        print_wrapped(f"NOTICE: {reason}.")
+        print_wrapped(
+            "Going on with synthetic digits, drawn by this project: everything works, "
+            "but figures differ from those in the guide."
+        )
+        print_wrapped(f"{advice}.")
+        return _load_synthetic()
+
+
+def _load_mnist() -> RawDigits:
+    """Read the four MNIST files; OSError when one can be neither found nor downloaded.
+
+    The IDX format (http://yann.lecun.com/exdb/mnist) is a header of 16 bytes (images)
+    or 8 bytes (labels), then one byte per pixel or label.
+    """
+
+    def images(name: str) -> torch.Tensor:
+        pixels = np.frombuffer(_mnist_file(name), dtype=np.uint8, offset=16)
+        return torch.from_numpy(pixels.copy()).reshape(-1, 28, 28)
+
+    def labels(name: str) -> torch.Tensor:
+        values = np.frombuffer(_mnist_file(name), dtype=np.uint8, offset=8)
+        return torch.from_numpy(values.astype(np.int64))
+
+    return RawDigits(
+        "MNIST",
+        images("train-images-idx3-ubyte"),
+        labels("train-labels-idx1-ubyte"),
+        images("t10k-images-idx3-ubyte"),
+        labels("t10k-labels-idx1-ubyte"),
+    )
+
+
+def _mnist_file(name: str) -> bytes:
+    """Return the content of one unpacked MNIST file, in the cheapest way that works."""
+    unpacked = DATA_DIR / "MNIST" / "raw" / name
+    packed = unpacked.with_name(f"{name}.gz")
+
+    content = _read_verified(unpacked)
+    if content is not None:
+        return content
+    if unpacked.exists():
+        print(f"{unpacked} is damaged: making it again.")
+    content = _read_verified(packed)
+    if content is None:
+        _download(packed)
+        content = _read_verified(packed)
+    if content is None:  # the server and torchvision agree on it, but we do not
+        raise OSError(f"{packed} does not unpack to the original file")
+    # In a folder that cannot be written to, we unpack again next time.
+    with contextlib.suppress(UserError), atomic_path(unpacked) as temporary_path:
+        temporary_path.write_bytes(content)
+    return content
+
+
+def _read_verified(path: Path) -> bytes | None:
+    """Return what a file (unpacked if it is a .gz) holds if it is genuine, else None.
+
+    Size and checksum are compared because a download that broke off, or a disk error,
+    would otherwise train a network on noise without a word.
+    """
+    size, md5 = MNIST_FILES[path.name.removesuffix(".gz")]
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error):
+        return None
+    genuine = len(content) == size and _md5(content) == md5
+    return content if genuine else None
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def _download(packed: Path) -> None:
+    """Download one .gz file with torchvision, trying its mirrors in turn.
+
+    The file is downloaded into a folder of its own and moved into place when its
+    checksum is right, so that an interruption leaves nothing half-done.
+
+    Raises:
+        OSError: no mirror delivered the file, or the folder cannot be written to.
+    """
+    # Imported here: it takes a second, and only the very first run needs it.
+    from torchvision.datasets import MNIST
+    from torchvision.datasets.utils import download_url
+
+    packed.parent.mkdir(parents=True, exist_ok=True)
+    print(f"Downloading {packed.name} to {packed.parent}")
+    # torchvision always draws its progress bar; in a log file it would be noise.
+    bar = sys.stderr if sys.stderr.isatty() else io.StringIO()
+    failures = []
+    previous_timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+    try:
+        with (
+            contextlib.redirect_stderr(bar),
+            tempfile.TemporaryDirectory(
+                dir=packed.parent, prefix="download-"
+            ) as folder,
+        ):
+            for mirror in MNIST.mirrors:
+                url = mirror + packed.name
+                try:
+                    download_url(url, folder, md5=dict(MNIST.resources)[packed.name])
+                except (OSError, RuntimeError, http.client.HTTPException) as error:
+                    failures.append(f"{url}: {error or type(error).__name__}")
+                else:
+                    os.replace(Path(folder) / packed.name, packed)
+                    return
+    finally:
+        socket.setdefaulttimeout(previous_timeout)
+    raise OSError("; ".join(failures))
+
+
+def _load_synthetic() -> RawDigits:
+    """Return the synthetic digits, drawn once and then kept in DATA_DIR."""
+    cache = DATA_DIR / "synthetic_digits.npz"
+    # Edited drawing code must not be answered with digits drawn by the old code.
+    version = _md5(Path(synthetic_digits.__file__).read_bytes())
+    try:
+        with np.load(cache) as saved:  # compares the checksums inside the file, too
+            fresh = str(saved["version"]) == version
+            images, labels = saved["images"], saved["labels"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        fresh = False
+    if not fresh:
+        images, labels = _draw_synthetic()
+        with (
+            contextlib.suppress(UserError),
+            atomic_path(cache) as temporary_path,
+            open(temporary_path, "wb") as file,
+        ):
+            np.savez(file, version=version, images=images, labels=labels)
+    images, labels = torch.from_numpy(images), torch.from_numpy(labels)
+    return RawDigits(
+        "synthetic", images[:60_000], labels[:60_000], images[60_000:], labels[60_000:]
+    )
+
+
+def _draw_synthetic() -> tuple[np.ndarray, np.ndarray]:
+    count = 70_000
+    print("Drawing 70,000 synthetic digits (only this time)")
+    # disable=None: a progress bar on a terminal, nothing in a file.
+    with tqdm(total=count, unit=" digits", ascii=True, disable=None) as bar:
+        images, labels = synthetic_digits.make_digits(count, 0, progress=bar.update)
+    return images.numpy(), labels.numpy()
+
+
+# ------------------------------------------------------------------------------
+# Training
+# ------------------------------------------------------------------------------
+
+
+def set_seed(seed: int) -> None:
+    """Start all random numbers from `seed`, so that a run can be repeated exactly.
+
+    Same machine, same versions, same seed: the same weights bit for bit. Another
+    processor or PyTorch version rounds differently, and the results drift apart.
+
+    Args:
+        seed: any whole number from 0 to 2**63 - 1.
+    """
+    torch.manual_seed(seed)  # CPU and GPU
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return how many numbers the model can learn (its trainable parameters)."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def evaluate_model(
+    model: nn.Module, loader: DataLoader, device: str
+) -> tuple[float, float]:
+    """Measure a model on all images of a loader without changing it.
+
+    Args:
+        model: maps images [N, 1, 28, 28] to logits [N, 10]; must be on `device`.
+        loader: yields batches of images and labels.
+        device: "cpu" or "cuda".
+
+    Returns:
+        loss: mean cross-entropy per image, 0 or more; guessing gives ln(10) = 2.303.
+        accuracy: percent of images whose largest logit is the right digit, 0 to 100.
+        Sums over images, not means of batch means: the last batch may be smaller.
+    """
+    # Two different switches. eval() changes what some layers do (Dropout stops
+    # dropping); inference_mode() saves the work of recording for gradients.
+    was_training = model.training
+    model.eval()
+    loss_sum = 0.0
+    correct = 0
+    count = 0
+    with torch.inference_mode():
+        for images, labels in loader:
+            images, labels = images.to(device), labels.to(device)
+            logits = model(images)  # [N, 1, 28, 28] -> [N, 10]
+            loss_sum += nn.functional.cross_entropy(
+                logits, labels, reduction="sum"
+            ).item()
+            correct += (logits.argmax(dim=1) == labels).sum().item()
+            count += len(labels)
+    model.train(was_training)
+    return loss_sum / count, 100 * correct / count
+
+
+# ------------------------------------------------------------------------------
+# Diagnosis
+# ------------------------------------------------------------------------------
+
+# A history is a dict of four lists with one number per epoch.
+HISTORY_KEYS = ("train_loss", "train_acc", "val_loss", "val_acc")
+
+# The thresholds below fit digit recognition, where a good network gets about 97 %.
+# Another task needs other numbers; the questions stay the same.
+GUESSING_LOSS = math.log(10)  # 2.303: the loss of giving each digit 10 % probability
+DIVERGED_LOSS = 10 * GUESSING_LOSS  # a training loss that no patience will repair
+NO_BETTER_THAN_GUESSING = 2.31  # a training loss a little above 2.303
+ROUGH_RISE = 1.01  # the training loss rose: this times the epoch before, or more
+ROUGH_SHARE = 0.25  # of all epochs: more rises than that are no accident
+UNDERFITTING_ACCURACY = 95.0  # percent on the training set: less has not learned it
+OVERFITTING_GAP = 3.0  # points between training and validation accuracy
+WORSE_VALIDATION = 1.5  # the validation loss over its own best
+BETTER_TRAINING = 0.5  # the training loss now over what it was at that best epoch
+TREND_EPOCHS = 2  # still improving? compare with so many epochs before
+IMPROVING_LOSS = 0.95  # the validation loss now over what it was then, or less
+IMPROVING_POINTS = 3.0  # or points of validation accuracy gained since then
+IMPROVING_GAP = 1.0  # while training is at most so many points ahead of validation
+
+
+class Diagnosis(NamedTuple):
+    """What diagnose_training found."""
+
+    verdict: str
+    evidence: str
+    advice: str
+
+
+def has_diverged(history: dict[str, list[float]]) -> bool:
+    """Return whether training has blown up, so that going on is a waste of time."""
+    last_losses = (history["train_loss"][-1], history["val_loss"][-1])
+    return not all(math.isfinite(loss) for loss in last_losses) or (
+        history["train_loss"][-1] > DIVERGED_LOSS
+    )
+
+
+def diagnose_training(history: dict[str, list[float]]) -> Diagnosis:
+    """Name what the curves of a training run show, and say what to try next.
+
+    The checks go from the gravest finding to the mildest; the first that applies is
+    the verdict, so every history gets exactly one. Training accuracy is averaged over
+    an epoch while the weights move, so early in training it lies below validation.
+
+    Args:
+        history: HISTORY_KEYS, each a list with one number per epoch; accuracy in
+            percent, loss as mean cross-entropy per image.
+
+    Returns:
+        verdict: "learning rate too high", "severe overfitting", "overfitting",
+            "still improving", "underfitting" or "good fit".
+        evidence: one sentence with the numbers that decided.
+        advice: one sentence, what to change.
+
+    Raises:
+        ValueError: the four lists are empty or differ in length.
+    """
+    lengths = {len(history[key]) for key in HISTORY_KEYS}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError("a history needs four lists of the same length, at least 1")
+    train_loss, train_acc, val_loss, val_acc = (history[key] for key in HISTORY_KEYS)
+
+    gap = train_acc[-1] - val_acc[-1]
+    accuracies = f"training {train_acc[-1]:.1f}%, validation {val_acc[-1]:.1f}%"
+
+    if has_diverged(history) or _is_rough(train_loss, train_acc):
+        return Diagnosis(
+            "learning rate too high",
+            f"The training loss ends at {train_loss[-1]:.3g} and does not settle down "
+            f"(guessing: {GUESSING_LOSS:.3f}).",
+            "Divide the learning rate by 10 and run again.",
+        )
+
+    best = val_loss.index(min(val_loss))
+    validation_got_worse = (
+        val_loss[-1] >= WORSE_VALIDATION * val_loss[best]
+        and train_loss[-1] <= BETTER_TRAINING * train_loss[best]
+    )
+    if gap >= OVERFITTING_GAP and validation_got_worse:
+        return Diagnosis(
+            "severe overfitting",
+            f"The network learns its training images by heart: {accuracies}; the "
+            f"validation loss rose from {val_loss[best]:.3f} (epoch {best + 1}) "
+            f"to {val_loss[-1]:.3f}.",
+            f"Use more training images, or stop near epoch {best + 1}.",
+        )
+    if gap >= OVERFITTING_GAP:
+        return Diagnosis(
+            "overfitting",
+            f"Training is {gap:.1f} points ahead of validation: {accuracies}.",
+            "Use more training images, a smaller hidden layer, or Dropout.",
+        )
+    if validation_got_worse:
+        return Diagnosis(
+            "overfitting",
+            f"The validation loss rose from {val_loss[best]:.3f} (epoch {best + 1}) to "
+            f"{val_loss[-1]:.3f} while training improved: surer, not better.",
+            f"Train for about {best + 1} epochs.",
+        )
+
+    # Before the first epoch the network guesses: one digit in ten, loss ln(10).
+    loss_before = [GUESSING_LOSS, *val_loss][-1 - TREND_EPOCHS :][0]
+    acc_before = [10.0, *val_acc][-1 - TREND_EPOCHS :][0]
+    if gap < IMPROVING_GAP and (
+        val_loss[-1] <= IMPROVING_LOSS * loss_before
+        or val_acc[-1] >= acc_before + IMPROVING_POINTS
+    ):
+        return Diagnosis(
+            "still improving",
+            f"The validation loss is still falling ({loss_before:.3f} -> "
+            f"{val_loss[-1]:.3f}): {accuracies}.",
+            "Train for more epochs, or raise the learning rate.",
+        )
+    if train_acc[-1] < UNDERFITTING_ACCURACY:
+        return Diagnosis(
+            "underfitting",
+            f"The network cannot even learn its training images: {accuracies}.",
+            "Give it a larger hidden layer, or try another learning rate.",
+        )
+    return Diagnosis(
+        "good fit",
+        f"What was learned holds for new images: {accuracies}.",
+        "Change one hyperparameter and see whether validation accuracy rises.",
+    )
+
+
+def _is_rough(train_loss: list[float], train_acc: list[float]) -> bool:
+    """Return whether the training loss ends at a bad level without a way down."""
+    earlier = train_loss[:-1]
+    if train_loss[-1] > NO_BETTER_THAN_GUESSING and train_loss[-1] >= min(
+        earlier, default=math.inf
+    ):
+        return True
+    rises = sum(
+        now >= ROUGH_RISE * before
+        for before, now in zip(earlier, train_loss[1:], strict=True)
+    )
+    many_rises = rises > ROUGH_SHARE * len(train_loss)
+    return many_rises and train_acc[-1] < UNDERFITTING_ACCURACY
+
+
+# ------------------------------------------------------------------------------
+# Results: pictures, models, run records
+# ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Let the caller write a file so that `path` is never left half-written.
+
+        with atomic_path("model.pth") as temporary_path:
+            torch.save(model.state_dict(), temporary_path)
+
+    The file is written under another name and renamed when it is complete. If
+    anything goes wrong before that, an earlier file at `path` stays as it was.
+
+    Raises:
+        UserError: the file cannot be written (no permission, disk full, ...).
+    """
+    path = Path(path)
+    temporary_path = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary_path.touch()
+        yield temporary_path
+        os.replace(temporary_path, path)
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # torch.save reports a full disk as the latter
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be written: {reason}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary_path.unlink(missing_ok=True)
+
+
+def save_figure(figure: plt.Figure, path: str | os.PathLike) -> None:
+    """Write a figure as PNG, close it and name the file.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with atomic_path(path) as temporary_path:
+        figure.savefig(temporary_path, format="png", dpi=120)
+    plt.close(figure)
+    print(f"Saved: {path}")
+
+
+def plot_training_history(
+    history: dict[str, list[float]],
+    path: str | os.PathLike,
+    dataset_name: str = "MNIST",
+) -> None:
+    """Draw accuracy and loss over the epochs, with the verdict as the title.
+
+    Args:
+        history: see diagnose_training.
+        path: the PNG file to write.
+        dataset_name: "MNIST" or "synthetic", named in the title.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    epochs = range(1, len(history["train_loss"]) + 1)
+    diagnosis = diagnose_training(history)
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
+    panels = (("acc", "Accuracy (%)"), ("loss", "Loss (mean cross-entropy)"))
+    for axis, (quantity, label) in zip(axes, panels, strict=True):
+        # Colour, marker and line style all differ: readable in grey print as well.
+        styles = (("train", "Training", "b-o"), ("val", "Validation", "r--s"))
+        for part, name, style in styles:
+            axis.plot(
+                epochs,
+                history[f"{part}_{quantity}"],
+                style,
+                label=name,
+                markersize=5,
+                markevery=max(1, len(epochs) // 10),
+            )
+        axis.set_xlabel("Epoch")
+        axis.set_ylabel(label)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.suptitle(
+        f"{diagnosis.verdict.capitalize()} ({dataset_name}): "
+        f"training {history['train_acc'][-1]:.1f} %, "
+        f"validation {history['val_acc'][-1]:.1f} %"
+    )
+    save_figure(figure, path)
+
+
+def record_run(path: str | os.PathLike, record: dict[str, object]) -> None:
+    """Append one run to a CSV file, and print its last five runs as a table.
+
+    Args:
+        path: the CSV file; its first line holds the names of the columns.
+        record: column name -> value.
+
+    Raises:
+        UserError: the file cannot be written, or has other columns.
+    """
+    path = Path(path)
+    columns = list(record)
+    rows = []
+    if path.exists():
+        with open(path, newline="", encoding="utf-8", errors="replace") as file:
+            rows = list(csv.DictReader(file))
+    if any(list(row) != columns for row in rows):
+        raise UserError(
+            f"{path} has other columns, so this run is not added to it: rename it or "
+            "move it away"
+        )
+    rows.append({name: str(value) for name, value in record.items()})
+    with (
+        atomic_path(path) as temporary_path,
+        open(temporary_path, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    print_table(rows[-5:])
+    print(f"Saved: {path}")
+
+
+# ------------------------------------------------------------------------------
+# Running a script: output, hyperparameters, errors
+# ------------------------------------------------------------------------------
+
+
+LINE_WIDTH = 88  # characters
+
+
+def print_section(title: str) -> None:
+    """Print a heading."""
+    print(f"\n{title}\n{'-' * len(title)}")
+
+
+def print_wrapped(text: str) -> None:
+    """Print a text broken into lines of at most LINE_WIDTH characters."""
+    print(
+        textwrap.fill(text, LINE_WIDTH, break_long_words=False, break_on_hyphens=False)
+    )
+
+
+def print_table(rows: list[dict[str, object]]) -> None:
+    """Print rows of the same columns as an aligned table.
+
+    Column names are broken at "_" to keep the columns narrow; numbers are written as
+    given, so format them first.
+    """
+    heads = {name: name.split("_") for name in rows[0]}
+    height = max(len(head) for head in heads.values())
+    lines = [[] for _ in range(height + len(rows))]
+    for name, head in heads.items():
+        cells = [""] * (height - len(head)) + head + [str(row[name]) for row in rows]
+        width = max(len(cell) for cell in cells)
+        for line, cell in zip(lines, cells, strict=True):
+            line.append(cell.rjust(width))
+    for line in lines:
+        print(" ".join(line))
+
+
+def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
+    """Return a function that turns a text into a whole number within two limits."""
+
+    def convert(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = minimum - 1
+        if not minimum <= number <= maximum:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number from {minimum} to {maximum}, got {text!a}"
+            )
+        return number
+
+    return convert
+
+
+def positive_number(text: str) -> float:
+    """Turn a text into a positive finite number."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (number > 0 and math.isfinite(number)):
+        raise argparse.ArgumentTypeError(
+            f"must be a positive finite number, got {text!a}"
+        )
+    return number
+
+
+def dataset_name(text: str) -> str:
+    """Check the name of a data set."""
+    if text not in DATASETS:
+        raise argparse.ArgumentTypeError(
+            f"must be one of {', '.join(DATASETS)}, got {text!a}"
+        )
+    return text
+
+
+# Every hyperparameter that a script may have: how to read it, and what it is.
+# The upper limits keep a slip of the finger from filling the memory.
+HYPERPARAMETERS = {
+    "epochs": (whole_number(1, 100_000), "passes over the training images"),
+    "batch_size": (whole_number(1, TRAINING_SIZE), "images per training step"),
+    "learning_rate": (positive_number, "step size of the optimizer"),
+    "hidden_size": (whole_number(1, 10_000), "neurons in the hidden layer"),
+    "train_samples": (
+        whole_number(1, TRAINING_SIZE),
+        "training images to use; few of them show overfitting",
+    ),
+    "seed": (whole_number(0, 2**63 - 1), "start of all random numbers"),
+    "dataset": (
+        dataset_name,
+        "auto (MNIST if it can be had), mnist or synthetic",
+    ),
+}
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help lists all flags)\n")
+
+
+def parse_settings(
+    description: str, argv: list[str] | None = None, **defaults: object
+) -> argparse.Namespace:
+    """Read a script's hyperparameters from the command line.
+
+    The constants at the top of the script are the defaults, and are checked like the
+    flags: whoever edits a constant to a bad value gets the same message.
+
+    Args:
+        description: the first lines of --help.
+        argv: the words of the command line; None means the real one.
+        defaults: name of a hyperparameter -> the script's constant.
+
+    Returns:
+        A namespace with one attribute per hyperparameter.
+
+    Raises:
+        SystemExit: code 2 after one line about a bad value; 0 after --help.
+    """
+    parser = _OneLineParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for name, default in defaults.items():
+        convert, meaning = HYPERPARAMETERS[name]
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            type=convert,
+            default=str(default),  # argparse converts, and so checks, a text
+            metavar="X",
+            help=f"{meaning} (default: %(default)s)",
+        )
+    return parser.parse_args(argv)
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Call main(), and end with one clear line on whatever a user can cause.
+
+    Exit codes: 0 done, 1 an error that was explained, 2 a bad value on the command
+    line, 130 stopped by Ctrl-C.
+    """
+    # A folder's name may hold letters that the console or a pipe cannot show.
+    sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(
+            "\nStopped by Ctrl-C. Files saved earlier are untouched.", file=sys.stderr
+        )
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        print(f"Error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
+    except MemoryError:
+        print("Error: not enough memory; use a smaller setting", file=sys.stderr)
+        sys.exit(1)
