@@ -18,6 +18,7 @@ import gzip
 import hashlib
 import http.client
 import io
+import itertools
 import math
 import os
 import socket
@@ -474,7 +475,7 @@ HISTORY_KEYS = ("train_loss", "train_acc", "val_loss", "val_acc")
 # Another task needs other numbers; the questions stay the same.
 GUESSING_LOSS = math.log(10)  # 2.303: the loss of giving each digit 10 % probability
 DIVERGED_LOSS = 10 * GUESSING_LOSS  # a training loss that no patience will repair
-NO_BETTER_THAN_GUESSING = 2.31  # a training loss a little above 2.303
+ROUGH_FALL = 2.0  # points that training accuracy lies below its own best
 ROUGH_RISE = 1.01  # the training loss rose: this times the epoch before, or more
 ROUGH_SHARE = 0.25  # of all epochs: more rises than that are no accident
 UNDERFITTING_ACCURACY = 95.0  # percent on the training set: less has not learned it
@@ -583,7 +584,8 @@ def diagnose_training(history: dict[str, list[float]]) -> Diagnosis:
         return Diagnosis(
             "underfitting",
             f"The network cannot even learn its training images: {accuracies}.",
-            "Give it a larger hidden layer, or try another learning rate.",
+            "Give it a larger hidden layer; if the curves are flat from the start, "
+            "change the learning rate.",
         )
     return Diagnosis(
         "good fit",
@@ -593,18 +595,15 @@ def diagnose_training(history: dict[str, list[float]]) -> Diagnosis:
 
 
 def _is_rough(train_loss: list[float], train_acc: list[float]) -> bool:
-    """Return whether the training loss ends at a bad level without a way down."""
-    earlier = train_loss[:-1]
-    if train_loss[-1] > NO_BETTER_THAN_GUESSING and train_loss[-1] >= min(
-        earlier, default=math.inf
-    ):
-        return True
+    """Return whether a network that has not learned its training images jumps about."""
     rises = sum(
         now >= ROUGH_RISE * before
-        for before, now in zip(earlier, train_loss[1:], strict=True)
+        for before, now in itertools.pairwise(train_loss)
     )
-    many_rises = rises > ROUGH_SHARE * len(train_loss)
-    return many_rises and train_acc[-1] < UNDERFITTING_ACCURACY
+    return train_acc[-1] < UNDERFITTING_ACCURACY and (
+        rises > ROUGH_SHARE * len(train_loss)
+        or train_acc[-1] <= max(train_acc) - ROUGH_FALL
+    )
 
 
 # ------------------------------------------------------------------------------
@@ -676,12 +675,16 @@ def plot_training_history(
     panels = (("acc", "Accuracy (%)"), ("loss", "Loss (mean cross-entropy)"))
     for axis, (quantity, label) in zip(axes, panels, strict=True):
         # Colour, marker and line style all differ: readable in grey print as well.
-        styles = (("train", "Training", "b-o"), ("val", "Validation", "r--s"))
-        for part, name, style in styles:
+        styles = (
+            ("train", "Training (average during the epoch)", "tab:blue", "-o"),
+            ("val", "Validation (at the end of the epoch)", "tab:red", "--s"),
+        )
+        for part, name, color, style in styles:
             axis.plot(
                 epochs,
                 history[f"{part}_{quantity}"],
                 style,
+                color=color,
                 label=name,
                 markersize=5,
                 markevery=max(1, len(epochs) // 10),
