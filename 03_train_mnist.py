@@ -226,7 +226,7 @@ def main() -> None:
     dataset_name = train_loader.dataset.name
     print(
         f"{dataset_name} digits: {len(train_loader.dataset):,} training, "
-        f"{len(val_loader.dataset):,} validation, {len(test_loader.dataset):,} test images"
+        f"{len(val_loader.dataset):,} validation, {len(test_loader.dataset):,} test"
     )
     print(f"{len(train_loader):,} batches of {settings.batch_size} per epoch")
 

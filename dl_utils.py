@@ -597,8 +597,7 @@ def diagnose_training(history: dict[str, list[float]]) -> Diagnosis:
 def _is_rough(train_loss: list[float], train_acc: list[float]) -> bool:
     """Return whether a network that has not learned its training images jumps about."""
     rises = sum(
-        now >= ROUGH_RISE * before
-        for before, now in itertools.pairwise(train_loss)
+        now >= ROUGH_RISE * before for before, now in itertools.pairwise(train_loss)
     )
     return train_acc[-1] < UNDERFITTING_ACCURACY and (
         rises > ROUGH_SHARE * len(train_loss)

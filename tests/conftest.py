@@ -1,0 +1,95 @@
+"""What the tests share: the scripts as modules, and the two data sets."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import dl_utils  # noqa: E402
+
+# Where the tests look for real MNIST. The tests themselves work on folders of their
+# own, so this is read before any test changes it.
+REAL_DATA_DIR = dl_utils.DATA_DIR
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "real_mnist: needs the real MNIST files")
+
+
+def load_script(name):
+    """Import a script whose name, such as 03_train_mnist, is no Python identifier."""
+    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_python(*arguments, cwd, data_dir, **environment):
+    """Run Python as a learner would, and return the finished process."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env=script_environment(data_dir, **environment),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def script_environment(data_dir, **environment):
+    return os.environ | {"MNIST_DATA_DIR": str(data_dir)} | environment
+
+
+@pytest.fixture(scope="session")
+def train_script():
+    return load_script("03_train_mnist")
+
+
+@pytest.fixture(scope="session")
+def synthetic_dir(tmp_path_factory):
+    """A data folder in which the synthetic digits have been drawn already."""
+    folder = tmp_path_factory.mktemp("synthetic")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dl_utils, "DATA_DIR", folder)
+        dl_utils.load_raw_digits("synthetic")
+    return folder
+
+
+@pytest.fixture
+def synthetic(synthetic_dir, monkeypatch):
+    """Let dl_utils use the synthetic digits."""
+    monkeypatch.setattr(dl_utils, "DATA_DIR", synthetic_dir)
+
+
+@pytest.fixture(scope="session")
+def real_mnist_dir():
+    """The data folder with real MNIST; skips the test where there is none."""
+    raw = REAL_DATA_DIR / "MNIST" / "raw"
+    for name in dl_utils.MNIST_FILES:
+        if not (raw / name).exists() and not (raw / f"{name}.gz").exists():
+            pytest.skip(f"real MNIST is not in {raw}: python 03_train_mnist.py gets it")
+    return REAL_DATA_DIR
+
+
+@pytest.fixture
+def real_mnist(real_mnist_dir, monkeypatch):
+    """Let dl_utils use real MNIST."""
+    monkeypatch.setattr(dl_utils, "DATA_DIR", real_mnist_dir)
+
+
+@pytest.fixture
+def tiny_loader():
+    """25 random images in batches of 10, 10 and 5."""
+    generator = torch.Generator().manual_seed(0)
+    dataset = torch.utils.data.TensorDataset(
+        torch.randn(25, 1, 28, 28, generator=generator),
+        torch.randint(0, 10, (25,), generator=generator),
+    )
+    return torch.utils.data.DataLoader(dataset, batch_size=10)

@@ -1,0 +1,387 @@
+"""Where the digits come from: files at hand, a download, or the synthetic digits.
+
+Most tests use files that are built like MNIST's but hold only a few digits, with their
+own checksums, and a real HTTP server on 127.0.0.1.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import http.server
+import struct
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, run_python
+from torchvision.datasets import MNIST, utils
+
+import dl_utils
+import synthetic_digits
+
+NOBODY = "http://127.0.0.1:9/"  # the discard port: nothing listens there
+
+# Runs a script with torchvision's mirrors replaced: python -c MIRRORED URL SCRIPT ...
+MIRRORED = """
+import runpy, sys
+from pathlib import Path
+from torchvision.datasets import MNIST
+MNIST.mirrors = [sys.argv[1]]
+sys.argv = sys.argv[2:]
+sys.path.insert(0, str(Path(sys.argv[0]).parent))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def digit_file(array):
+    """Return an array in MNIST's IDX format."""
+    return struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + (
+        array.tobytes()
+    )
+
+
+@pytest.fixture
+def contents(monkeypatch):
+    """Four small files, known to dl_utils and torchvision by size and checksum."""
+    rng = np.random.default_rng(0)
+    contents = {}
+    for part, count in (("train", 30), ("t10k", 20)):
+        images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = rng.integers(0, 10, count, dtype=np.uint8)
+        contents[f"{part}-images-idx3-ubyte"] = digit_file(images)
+        contents[f"{part}-labels-idx1-ubyte"] = digit_file(labels)
+
+    def md5(content):
+        return hashlib.md5(content).hexdigest()
+
+    files = {name: (len(content), md5(content)) for name, content in contents.items()}
+    resources = [(f"{n}.gz", md5(packed(c))) for n, c in contents.items()]
+    monkeypatch.setattr(dl_utils, "MNIST_FILES", files)
+    monkeypatch.setattr(MNIST, "resources", resources)
+    monkeypatch.setattr(MNIST, "mirrors", [NOBODY])
+    return contents
+
+
+def packed(content):
+    return gzip.compress(content, mtime=0)
+
+
+@pytest.fixture
+def raw_dir(tmp_path, monkeypatch):
+    monkeypatch.setattr(dl_utils, "DATA_DIR", tmp_path / "data")
+    folder = tmp_path / "data" / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def quick_drawing(monkeypatch):
+    """Blank synthetic digits; counts how often they were drawn."""
+    calls = []
+
+    def make_digits(count, seed, progress=None):
+        calls.append(count)
+        return torch.zeros(count, 28, 28, dtype=torch.uint8), torch.arange(count) % 10
+
+    monkeypatch.setattr(synthetic_digits, "make_digits", make_digits)
+    return calls
+
+
+@contextlib.contextmanager
+def server(answer):
+    """Serve `answer(name) -> (status, content)`; yield the address and the requests."""
+    requests = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            requests.append(self.path.strip("/"))
+            status, content = answer(requests[-1])
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):  # the client need not read
+                self.wfile.write(content)
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{httpd.server_port}/", requests
+        finally:
+            httpd.shutdown()
+            thread.join()
+
+
+def good_answers(contents):
+    return lambda name: (200, packed(contents[name.removesuffix(".gz")]))
+
+
+def put(raw_dir, contents, pack):
+    for name, content in contents.items():
+        if pack:
+            (raw_dir / f"{name}.gz").write_bytes(packed(content))
+        else:
+            (raw_dir / name).write_bytes(content)
+
+
+def check_digits(contents):
+    digits = dl_utils.load_raw_digits("mnist")
+    assert digits.name == "MNIST"
+    names = sorted(contents)  # t10k images, t10k labels, train images, train labels
+    assert digits.test_images.numpy().tobytes() == contents[names[0]][16:]
+    assert digits.test_labels.tolist() == list(contents[names[1]][8:])
+    assert digits.train_images.numpy().tobytes() == contents[names[2]][16:]
+    assert digits.train_labels.tolist() == list(contents[names[3]][8:])
+    assert digits.train_images.shape == (30, 28, 28)
+    assert digits.train_labels.dtype == torch.int64
+
+
+# ------------------------------------------------------------------------------
+# Files at hand
+# ------------------------------------------------------------------------------
+
+
+def test_unpacked_files_are_used_without_network(contents, raw_dir, capsys):
+    put(raw_dir, contents, pack=False)
+    check_digits(contents)
+    assert capsys.readouterr().out == ""
+
+
+def test_packed_files_are_unpacked_without_network(contents, raw_dir, capsys):
+    put(raw_dir, contents, pack=True)
+    check_digits(contents)
+    assert capsys.readouterr().out == ""
+    for name, content in contents.items():
+        assert (raw_dir / name).read_bytes() == content
+
+
+DAMAGES = {
+    "truncated": lambda content: content[:-10],
+    "empty": lambda content: b"",
+    "wrong bytes": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("number", range(4))
+def test_a_damaged_file_is_made_again_from_the_packed_one(
+    contents, raw_dir, capsys, damage, number
+):
+    name = list(contents)[number]
+    put(raw_dir, contents, pack=True)
+    put(raw_dir, contents, pack=False)
+    (raw_dir / name).write_bytes(damage(contents[name]))
+    check_digits(contents)
+    assert (raw_dir / name).read_bytes() == contents[name]
+    assert f"{name} is damaged: making it again.\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_file_without_a_packed_one_is_downloaded(
+    contents, raw_dir, monkeypatch, damage
+):
+    name = "train-images-idx3-ubyte"
+    put(raw_dir, contents, pack=False)
+    (raw_dir / name).write_bytes(damage(contents[name]))
+    with server(good_answers(contents)) as (address, requests):
+        monkeypatch.setattr(MNIST, "mirrors", [address])
+        check_digits(contents)
+    assert set(requests) == {f"{name}.gz"}  # the other three are good
+
+
+def test_a_damaged_packed_file_is_downloaded_again(contents, raw_dir, monkeypatch):
+    put(raw_dir, contents, pack=True)
+    name = "t10k-labels-idx1-ubyte.gz"
+    good = (raw_dir / name).read_bytes()
+    (raw_dir / name).write_bytes(good[:-5])
+    with server(good_answers(contents)) as (address, _):
+        monkeypatch.setattr(MNIST, "mirrors", [address])
+        check_digits(contents)
+    assert (raw_dir / name).read_bytes() == good
+
+
+def test_a_folder_in_place_of_a_file_does_no_harm(contents, raw_dir):
+    put(raw_dir, contents, pack=True)
+    (raw_dir / "train-images-idx3-ubyte").mkdir()
+    check_digits(contents)
+
+
+# ------------------------------------------------------------------------------
+# Download
+# ------------------------------------------------------------------------------
+
+
+def test_missing_files_are_downloaded_once(contents, raw_dir, monkeypatch, capsys):
+    with server(good_answers(contents)) as (address, requests):
+        monkeypatch.setattr(MNIST, "mirrors", [address])
+        check_digits(contents)
+        downloaded = len(requests)
+        check_digits(contents)
+        assert len(requests) == downloaded
+    expected = {*contents, *(f"{name}.gz" for name in contents)}
+    assert {path.name for path in raw_dir.iterdir()} == expected
+    assert capsys.readouterr().err == ""  # no progress bar where there is no terminal
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda name: (403, b"Forbidden"),
+        lambda name: (404, b"Not Found"),
+        lambda name: (503, b"Busy"),
+        lambda name: (200, b""),
+        lambda name: (200, b"<html>Please log in to the hotel's network</html>"),
+        lambda name: (200, packed(b"other")),
+    ],
+    ids=["403", "404", "503", "empty", "a web page", "another file"],
+)
+def test_the_second_mirror_is_tried(contents, raw_dir, monkeypatch, answer):
+    with server(answer) as (bad, _), server(good_answers(contents)) as (good, _):
+        monkeypatch.setattr(MNIST, "mirrors", [bad, good])
+        check_digits(contents)
+
+
+def test_a_silent_server_is_given_up(contents, raw_dir, monkeypatch, quick_drawing):
+    monkeypatch.setattr(dl_utils, "DOWNLOAD_TIMEOUT", 0.2)
+    over = threading.Event()
+
+    def never(name):
+        over.wait(30)
+        return 200, b""
+
+    start = time.monotonic()
+    with server(never) as (address, requests):
+        monkeypatch.setattr(MNIST, "mirrors", [address, address])
+        assert dl_utils.load_raw_digits("auto").name == "synthetic"
+        over.set()
+    assert len(requests) == 2
+    assert time.monotonic() - start < 25  # seconds; the server would take 60
+
+
+def test_an_interrupted_download_leaves_nothing_behind(contents, raw_dir, monkeypatch):
+    def interrupted(url, root, md5):
+        Path(root, "train-images-idx3-ubyte.gz").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(utils, "download_url", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        dl_utils.load_raw_digits("mnist")
+    assert list(raw_dir.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------
+# No files, no network
+# ------------------------------------------------------------------------------
+
+
+def test_without_network_auto_explains_and_goes_on(
+    contents, raw_dir, capsys, quick_drawing
+):
+    digits = dl_utils.load_raw_digits("auto")
+    assert digits.name == "synthetic"
+    assert len(digits.train_images) == 60_000 and len(digits.test_images) == 10_000
+    output = " ".join(capsys.readouterr().out.split())
+    assert "NOTICE: MNIST is not in" in output
+    assert "refused" in output  # the reason
+    assert "synthetic digits" in output and "differ from those in the guide" in output
+    assert f"copy the four MNIST .gz files into {raw_dir}" in output
+    assert list(raw_dir.iterdir()) == []
+
+
+def test_without_network_mnist_is_an_error(contents, raw_dir):
+    with pytest.raises(dl_utils.UserError, match="connect to the internet") as error:
+        dl_utils.load_raw_digits("mnist")
+    assert "\n" not in str(error.value)
+
+
+def test_synthetic_digits_are_kept(raw_dir, capsys, quick_drawing):
+    first = dl_utils.load_raw_digits("synthetic")
+    again = dl_utils.load_raw_digits("synthetic")
+    assert quick_drawing == [70_000]
+    assert all(torch.equal(a, b) for a, b in zip(first[1:], again[1:], strict=True))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: b"garbage",
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:1_000_000] + b"?" + content[1_000_001:],
+    ],
+    ids=["empty", "garbage", "truncated", "wrong byte"],
+)
+def test_damaged_kept_digits_are_drawn_again(raw_dir, quick_drawing, damage):
+    dl_utils.load_raw_digits("synthetic")
+    cache = dl_utils.DATA_DIR / "synthetic_digits.npz"
+    cache.write_bytes(damage(cache.read_bytes()))
+    assert dl_utils.load_raw_digits("synthetic").test_labels.tolist()[:3] == [0, 1, 2]
+    assert len(quick_drawing) == 2
+
+
+def test_digits_are_drawn_again_when_the_drawing_code_changed(
+    raw_dir, quick_drawing, monkeypatch, tmp_path
+):
+    dl_utils.load_raw_digits("synthetic")
+    edited = tmp_path / "edited.py"
+    edited.write_text("# another hand\n")
+    monkeypatch.setattr(synthetic_digits, "__file__", str(edited))
+    dl_utils.load_raw_digits("synthetic")
+    assert len(quick_drawing) == 2
+
+
+def test_without_a_place_to_keep_them_digits_are_drawn_in_memory(
+    tmp_path, monkeypatch, quick_drawing, contents
+):
+    (tmp_path / "data").write_text("a file, not a folder")
+    monkeypatch.setattr(dl_utils, "DATA_DIR", tmp_path / "data")
+    assert dl_utils.load_raw_digits("auto").name == "synthetic"
+
+
+# ------------------------------------------------------------------------------
+# The whole script
+# ------------------------------------------------------------------------------
+
+
+def test_the_script_runs_without_files_and_network(tmp_path, synthetic_dir):
+    flags = ("--train-samples", 100, "--epochs", 1)
+    process = run_python(
+        "-c", MIRRORED, NOBODY, ROOT / "03_train_mnist.py", *flags,
+        cwd=tmp_path, data_dir=synthetic_dir,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert "NOTICE: MNIST is not in" in process.stdout
+    assert "synthetic digits: 100 training" in process.stdout
+
+
+def test_the_script_refuses_to_replace_mnist_silently(tmp_path, synthetic_dir):
+    process = run_python(
+        "-c", MIRRORED, NOBODY, ROOT / "03_train_mnist.py", "--dataset", "mnist",
+        cwd=tmp_path, data_dir=synthetic_dir,
+    )  # fmt: skip
+    assert process.returncode == 1
+    assert process.stderr.startswith("Error: MNIST is not in")
+    assert process.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.real_mnist
+def test_the_original_files_are_downloaded_and_used(tmp_path, real_mnist_dir):
+    source = real_mnist_dir / "MNIST" / "raw"
+    if not (source / "train-images-idx3-ubyte.gz").exists():
+        pytest.skip(f"the packed MNIST files are not in {source}")
+    flags = ("--dataset", "mnist", "--train-samples", 100, "--epochs", 1)
+    with server(lambda name: (200, (source / name).read_bytes())) as (address, _):
+        process = run_python(
+            "-c", MIRRORED, address, ROOT / "03_train_mnist.py", *flags,
+            cwd=tmp_path, data_dir=tmp_path / "data",
+        )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert "Downloading train-images-idx3-ubyte.gz" in process.stdout
+    assert "MNIST digits: 100 training" in process.stdout

@@ -1,0 +1,44 @@
+"""The project as a whole: what its files promise about each other."""
+
+import re
+
+import pytest
+from conftest import ROOT
+
+SCRIPTS = sorted(ROOT.glob("0*.py"))
+SOURCES = [*ROOT.glob("*.py"), *(ROOT / "tests").glob("*.py")]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_sources_are_ascii(path):
+    assert path.read_text(encoding="utf-8").isascii()
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_share_one_module_and_one_ending(path):
+    text = path.read_text()
+    assert "synthetic_digits" not in text
+    assert text.endswith('\n\nif __name__ == "__main__":\n    run_script(main)\n')
+
+
+def test_the_oldest_versions_are_those_that_the_workflow_tests():
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text()
+    requirements = (ROOT / "requirements.txt").read_text()
+    floors = re.findall(r"^(\w+)>=([\d.]+)$", requirements, re.MULTILINE)
+    assert len(floors) == 5
+    for package, version in floors:
+        assert re.search(rf"\b{package}=={re.escape(version)}(\.0)?\s", workflow)
+
+
+def test_the_readme_begins_with_commands_that_exist():
+    readme = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```(?:bash|powershell)\n(.*?)```", readme, re.DOTALL)
+    first_four = [block.strip() for block in blocks[:4]]
+    assert all("\n" not in block for block in first_four)
+    for block in first_four:
+        assert "requirements.txt" in block
+    assert [block.split()[-1] for block in first_four] == (
+        ["03_train_mnist.py"] * 2 + ["pytest"] * 2
+    )
+    for script in re.findall(r"python (\S+\.py)", readme):
+        assert (ROOT / script).exists()

@@ -1,0 +1,345 @@
+"""03_train_mnist.py: the network, the five steps, and what a learner sees."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, load_script, run_python, script_environment
+from torch import nn
+
+SCRIPT = ROOT / "03_train_mnist.py"
+QUICK = ("--dataset", "synthetic", "--train-samples", "640", "--epochs", "2")
+
+
+def saved_model(folder):
+    return torch.load(folder / "mnist_model.pth", weights_only=True)
+
+
+# ------------------------------------------------------------------------------
+# The network
+# ------------------------------------------------------------------------------
+
+
+def test_the_network_has_101770_parameters(train_script):
+    model = train_script.SimpleNN()
+    assert sum(p.numel() for p in model.parameters()) == 101_770
+
+
+def test_the_shapes_are_those_in_the_comments(train_script):
+    model = train_script.SimpleNN()
+    shapes = [(64, 1, 28, 28)]
+    for layer in (model.flatten, model.fc1, model.relu, model.fc2):
+        layer.register_forward_hook(lambda m, i, out: shapes.append(tuple(out.shape)))
+    logits = model(torch.zeros(shapes[0]))
+    assert shapes[1:] == [(64, 784), (64, 128), (64, 128), (64, 10)]
+    assert logits.shape == (64, 10)
+
+
+def test_outputs_are_logits(train_script):
+    logits = train_script.SimpleNN()(torch.randn(100, 1, 28, 28))
+    assert logits.min() < 0  # no final ReLU
+    assert not torch.allclose(logits.sum(dim=1), torch.ones(100))  # no softmax
+
+
+# ------------------------------------------------------------------------------
+# The five steps
+# ------------------------------------------------------------------------------
+
+
+class Spy:
+    """Stands for model, criterion, loss and optimizer, and notes what is called."""
+
+    def __init__(self):
+        self.calls = []
+        self.weight = torch.zeros(784, 10, requires_grad=True)
+
+    def train(self):
+        self.calls.append("train")
+
+    def zero_grad(self):
+        self.calls.append("zero_grad")
+
+    def forward(self, images):
+        self.calls.append("forward")
+        return images.flatten(1) @ self.weight
+
+    def criterion(self, logits, labels):
+        self.calls.append("loss")
+        loss = nn.functional.cross_entropy(logits, labels)
+        loss.register_hook(lambda gradient: self.calls.append("backward"))
+        return loss
+
+    def step(self):
+        self.calls.append("step")
+
+
+def test_the_five_steps_come_in_order_for_every_batch(train_script, tiny_loader):
+    spy = Spy()
+    model = type(
+        "Model", (), {"train": spy.train, "__call__": lambda _, x: spy.forward(x)}
+    )
+    train_script.train_epoch(model(), tiny_loader, spy.criterion, spy, "cpu")
+    five_steps = ["zero_grad", "forward", "loss", "backward", "step"]
+    assert spy.calls == ["train"] + 3 * five_steps
+
+
+def test_an_epoch_reports_exact_averages(train_script, tiny_loader):
+    # With a learning rate of 0 the weights stay, so the averages can be checked.
+    model = train_script.SimpleNN()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    criterion = nn.CrossEntropyLoss()
+    images, labels = tiny_loader.dataset.tensors
+    logits = model(images)
+    loss, accuracy = train_script.train_epoch(
+        model, tiny_loader, criterion, optimizer, "cpu"
+    )
+    assert loss == pytest.approx(criterion(logits, labels).item())
+    assert accuracy == 100 * (logits.argmax(1) == labels).sum().item() / 25
+
+
+def test_an_epoch_learns(train_script, tiny_loader):
+    torch.manual_seed(0)
+    model = train_script.SimpleNN()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
+    arguments = (model, tiny_loader, nn.CrossEntropyLoss(), optimizer, "cpu")
+    first_loss, _ = train_script.train_epoch(*arguments)
+    for _ in range(20):
+        last_loss, accuracy = train_script.train_epoch(*arguments)
+    assert last_loss < first_loss / 10
+    assert accuracy == 100
+
+
+# ------------------------------------------------------------------------------
+# A run from the terminal
+# ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory, synthetic_dir):
+    """A short run with the output in a pipe that takes ASCII only."""
+    folder = tmp_path_factory.mktemp("run")
+    process = run_python(
+        SCRIPT, *QUICK, cwd=folder, data_dir=synthetic_dir, PYTHONIOENCODING="ascii"
+    )
+    assert process.returncode == 0, process.stderr
+    return folder, process
+
+
+def test_a_run_writes_three_files_and_names_them(quick_run):
+    folder, process = quick_run
+    names = ["training_history.png", "mnist_model.pth", "training_runs.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+    for name in names:
+        assert f"Saved: {name}\n" in process.stdout
+
+
+def test_the_output_is_ascii_and_fits_the_screen(quick_run):
+    _, process = quick_run
+    assert process.stdout.isascii()
+    assert max(len(line) for line in process.stdout.splitlines()) <= 88
+    assert process.stderr == ""
+
+
+def test_the_output_tells_the_story(quick_run):
+    _, process = quick_run
+    lines = process.stdout.splitlines()
+    for heading in ("Data", "Network", "Verdict", "Test", "Your last runs"):
+        assert heading in lines
+    assert "synthetic digits: 640 training, 5,000 validation, 10,000 test" in (
+        process.stdout
+    )
+    assert "101,770" in process.stdout
+    assert "ln(10) = 2.303" in process.stdout
+    pattern = r"Epoch 1/2: Train Acc: \d+\.\d%, Val Acc: \d+\.\d%, Train Loss: "
+    assert any(re.match(pattern, line) for line in lines)
+    assert sum(line.startswith("Test Accuracy: ") for line in lines) == 1
+
+
+def test_the_saved_weights_fit_the_network(quick_run, train_script):
+    folder, _ = quick_run
+    train_script.SimpleNN().load_state_dict(saved_model(folder))
+
+
+def test_the_run_is_recorded(quick_run):
+    folder, _ = quick_run
+    with open(folder / "training_runs.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["learning_rate"] == "0.001"
+    assert row["train_samples"] == "640"
+    assert row["dataset"] == "synthetic"
+    assert 0 < float(row["val_acc"]) < 100
+    assert row["verdict"]
+    assert not any("test" in column for column in row)  # choosing on it is cheating
+
+
+def test_the_same_seed_gives_the_same_weights(quick_run, synthetic_dir, tmp_path):
+    folder, _ = quick_run
+    run_python(SCRIPT, *QUICK, cwd=tmp_path, data_dir=synthetic_dir)
+    again, first = saved_model(tmp_path), saved_model(folder)
+    assert all(torch.equal(again[name], value) for name, value in first.items())
+
+    run_python(SCRIPT, *QUICK, "--seed", "1", cwd=tmp_path, data_dir=synthetic_dir)
+    other = saved_model(tmp_path)
+    assert not torch.equal(other["fc1.weight"], first["fc1.weight"])
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_model(synthetic_dir, tmp_path):
+    model = tmp_path / "mnist_model.pth"
+    model.write_bytes(b"earlier")
+    process = run_python(
+        SCRIPT, *QUICK, "--learning-rate", "1e30", cwd=tmp_path, data_dir=synthetic_dir
+    )
+    assert process.returncode == 1
+    assert "Epoch 1/2" in process.stdout and "Epoch 2/2" not in process.stdout
+    assert "LEARNING RATE TOO HIGH" in process.stdout
+    assert "Test Accuracy" not in process.stdout
+    assert process.stderr.startswith("Error: training failed")
+    assert process.stderr.count("\n") == 1
+    assert "Divide the learning rate by 10" in process.stderr
+    assert model.read_bytes() == b"earlier"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
+def test_ctrl_c_ends_with_a_line_and_keeps_the_model(synthetic_dir, tmp_path):
+    model = tmp_path / "mnist_model.pth"
+    model.write_bytes(b"earlier")
+    process = subprocess.Popen(
+        [sys.executable, "-u", SCRIPT, "--dataset", "synthetic", "--epochs", "1000"],
+        cwd=tmp_path,
+        env=script_environment(synthetic_dir),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not process.stdout.readline().startswith("Epoch 1/"):
+        assert process.poll() is None, process.stderr.read()
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "\nStopped by Ctrl-C. Files saved earlier are untouched.\n"
+    assert model.read_bytes() == b"earlier"
+    assert list(tmp_path.iterdir()) == [model]
+
+
+# ------------------------------------------------------------------------------
+# Hyperparameters
+# ------------------------------------------------------------------------------
+
+
+def settings_error(script, capsys, monkeypatch, *arguments):
+    """Run main(), which must end with code 2; return what it says."""
+    monkeypatch.setattr(sys, "argv", ["03_train_mnist.py", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        script.main()
+    assert stop.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    return errors
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--epochs", "0"],
+        ["--epochs", "-1"],
+        ["--epochs", "2.5"],
+        ["--epochs", ""],
+        ["--epochs"],
+        ["--batch-size", "0"],
+        ["--batch-size", "99999999999999999999"],
+        ["--learning-rate", "0"],
+        ["--learning-rate", "-0.1"],
+        ["--learning-rate", "nan"],
+        ["--learning-rate", "inf"],
+        ["--learning-rate", "fast"],
+        ["--hidden-size", "0"],
+        ["--hidden-size", "1e3"],
+        ["--hidden-size", "1000000"],
+        ["--train-samples", "0"],
+        ["--train-samples", "55001"],
+        ["--seed", "-1"],
+        ["--seed", str(2**64)],
+        ["--dataset", "cifar"],
+        ["--learning-rat", "0.1"],
+        ["extra"],
+    ],
+    ids=" ".join,
+)
+def test_a_bad_flag_gets_one_line_and_code_2(flags, train_script, capsys, monkeypatch):
+    errors = settings_error(train_script, capsys, monkeypatch, *flags)
+    assert flags[0] in errors
+
+
+@pytest.mark.parametrize(
+    ("constant", "value"),
+    [("EPOCHS", 0), ("LEARNING_RATE", "fast"), ("HIDDEN_SIZE", 12.5), ("SEED", None)],
+)
+def test_a_bad_constant_gets_the_same_line(constant, value, capsys, monkeypatch):
+    script = load_script("03_train_mnist")
+    setattr(script, constant, value)
+    errors = settings_error(script, capsys, monkeypatch)
+    assert f"--{constant.lower().replace('_', '-')}: must be" in errors
+
+
+def test_help_shows_every_flag_with_its_default(tmp_path):
+    process = run_python(SCRIPT, "--help", cwd=tmp_path, data_dir=tmp_path)
+    assert process.returncode == 0
+    text = " ".join(process.stdout.split())
+    for flag, default in {
+        "epochs": 10,
+        "batch-size": 64,
+        "learning-rate": 0.001,
+        "hidden-size": 128,
+        "train-samples": 55_000,
+        "seed": 42,
+        "dataset": "auto",
+    }.items():
+        assert f"--{flag}" in text
+        assert f"(default: {default})" in text
+    assert process.stdout.isascii()
+
+
+# ------------------------------------------------------------------------------
+# Real MNIST
+# ------------------------------------------------------------------------------
+
+
+def train_on_mnist(folder, data_dir, *flags):
+    """Run the script on real MNIST; return its output and the recorded run."""
+    process = run_python(
+        SCRIPT, "--dataset", "mnist", *flags, cwd=folder, data_dir=data_dir
+    )
+    with open(folder / "training_runs.csv", newline="") as file:
+        return process.stdout, list(csv.DictReader(file))[-1]
+
+
+@pytest.mark.real_mnist
+def test_the_defaults_reach_97_percent_on_real_digits(real_mnist_dir, tmp_path):
+    output, run = train_on_mnist(tmp_path, real_mnist_dir)
+    assert run["verdict"] == "good fit"
+    assert float(run["val_acc"]) >= 97.3
+    (line,) = [x for x in output.splitlines() if x.startswith("Test Accuracy: ")]
+    assert float(line.removeprefix("Test Accuracy: ").removesuffix("%")) >= 97.3
+
+
+@pytest.mark.real_mnist
+@pytest.mark.parametrize(
+    ("flags", "verdict"),
+    [
+        ("--learning-rate 10", "learning rate too high"),
+        ("--learning-rate 0.1", "learning rate too high"),
+        ("--learning-rate 0.00001", "still improving"),
+        ("--hidden-size 2", "underfitting"),
+        ("--train-samples 100 --epochs 50", "overfitting"),
+        ("--train-samples 1000 --epochs 300", "severe overfitting"),
+    ],
+)
+def test_verdicts_on_real_digits(flags, verdict, real_mnist_dir, tmp_path):
+    output, run = train_on_mnist(tmp_path, real_mnist_dir, *flags.split())
+    assert run["verdict"] == verdict
+    assert f"\n{verdict.upper()}\n" in output
