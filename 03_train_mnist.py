@@ -247,6 +247,8 @@ def main() -> None:
         device,
     )
 
+    diverged = has_diverged(history)
+
     print_section("Verdict")
     diagnosis = diagnose_training(history)
     print(diagnosis.verdict.upper())
@@ -254,7 +256,7 @@ def main() -> None:
     print_wrapped(f"Next: {diagnosis.advice}")
     plot_training_history(history, HISTORY_PLOT_PATH, dataset_name)
 
-    if not has_diverged(history):
+    if not diverged:
         # The test set is used once, at the very end. Whoever tries many settings and
         # keeps the one with the best test result has fitted the test set by hand, and
         # its accuracy no longer says how the network does on new images. Choose by
@@ -279,7 +281,7 @@ def main() -> None:
             "verdict": diagnosis.verdict,
         },
     )
-    if has_diverged(history):
+    if diverged:
         raise UserError(
             f"training failed; {MODEL_PATH} was not written. {diagnosis.advice}"
         )

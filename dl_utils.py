@@ -576,7 +576,7 @@ def diagnose_training(history: dict[str, list[float]]) -> Diagnosis:
     ):
         return Diagnosis(
             "still improving",
-            f"The validation loss is still falling ({loss_before:.3f} -> "
+            f"Validation was still getting better (loss {loss_before:.3f} -> "
             f"{val_loss[-1]:.3f}): {accuracies}.",
             "Train for more epochs, or raise the learning rate.",
         )
@@ -630,10 +630,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary_path.touch()
         yield temporary_path
         os.replace(temporary_path, path)
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # torch.save reports a full disk as the latter
+    except (OSError, RuntimeError) as error:  # torch.save raises both
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UserError(f"{path} cannot be written: {reason}") from error
     finally:
@@ -713,31 +710,28 @@ def record_run(path: str | os.PathLike, record: dict[str, object]) -> None:
     """
     path = Path(path)
     columns = list(record)
-    rows = []
-    if path.exists():
+    header, rows = columns, []
+    if path.exists() and path.stat().st_size > 0:
         with open(path, newline="", encoding="utf-8", errors="replace") as file:
-            rows = list(csv.DictReader(file))
-    if any(list(row) != columns for row in rows):
+            header, *rows = csv.reader(file)
+    if header != columns or any(len(row) != len(columns) for row in rows):
         raise UserError(
             f"{path} has other columns, so this run is not added to it: rename it or "
             "move it away"
         )
-    rows.append({name: str(value) for name, value in record.items()})
+    rows.append([str(value) for value in record.values()])
     with (
         atomic_path(path) as temporary_path,
         open(temporary_path, "w", newline="", encoding="utf-8") as file,
     ):
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    print_table(rows[-5:])
+        csv.writer(file).writerows([columns, *rows])
+    print_table([dict(zip(columns, row, strict=True)) for row in rows[-5:]])
     print(f"Saved: {path}")
 
 
 # ------------------------------------------------------------------------------
 # Running a script: output, hyperparameters, errors
 # ------------------------------------------------------------------------------
-
 
 LINE_WIDTH = 88  # characters
 
@@ -772,7 +766,7 @@ def print_table(rows: list[dict[str, object]]) -> None:
         print(" ".join(line))
 
 
-def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
+def _whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
     """Return a function that turns a text into a whole number within two limits."""
 
     def convert(text: str) -> int:
@@ -789,7 +783,7 @@ def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
     return convert
 
 
-def positive_number(text: str) -> float:
+def _positive_number(text: str) -> float:
     """Turn a text into a positive finite number."""
     try:
         number = float(text)
@@ -802,8 +796,8 @@ def positive_number(text: str) -> float:
     return number
 
 
-def dataset_name(text: str) -> str:
-    """Check the name of a data set."""
+def _dataset_choice(text: str) -> str:
+    """Return the name of a data set if there is such a one."""
     if text not in DATASETS:
         raise argparse.ArgumentTypeError(
             f"must be one of {', '.join(DATASETS)}, got {text!a}"
@@ -814,17 +808,17 @@ def dataset_name(text: str) -> str:
 # Every hyperparameter that a script may have: how to read it, and what it is.
 # The upper limits keep a slip of the finger from filling the memory.
 HYPERPARAMETERS = {
-    "epochs": (whole_number(1, 100_000), "passes over the training images"),
-    "batch_size": (whole_number(1, TRAINING_SIZE), "images per training step"),
-    "learning_rate": (positive_number, "step size of the optimizer"),
-    "hidden_size": (whole_number(1, 10_000), "neurons in the hidden layer"),
+    "epochs": (_whole_number(1, 100_000), "passes over the training images"),
+    "batch_size": (_whole_number(1, TRAINING_SIZE), "images per training step"),
+    "learning_rate": (_positive_number, "step size of the optimizer"),
+    "hidden_size": (_whole_number(1, 10_000), "neurons in the hidden layer"),
     "train_samples": (
-        whole_number(1, TRAINING_SIZE),
+        _whole_number(1, TRAINING_SIZE),
         "training images to use; few of them show overfitting",
     ),
-    "seed": (whole_number(0, 2**63 - 1), "start of all random numbers"),
+    "seed": (_whole_number(0, 2**63 - 1), "start of all random numbers"),
     "dataset": (
-        dataset_name,
+        _dataset_choice,
         "auto (MNIST if it can be had), mnist or synthetic",
     ),
 }

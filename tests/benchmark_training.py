@@ -9,7 +9,7 @@ minute to minute:
     ours         load_mnist_data and train_epoch of 03_train_mnist.py
     fixed batch  train_epoch on one and the same batch: no data loading can beat it
 
-Needs real MNIST (python 03_train_mnist.py gets it), because torchvision reads its files.
+Needs real MNIST, which python 03_train_mnist.py gets, because torchvision reads it.
 """
 
 import importlib.util

@@ -446,12 +446,13 @@ def test_runs_are_appended_and_the_last_five_printed(tmp_path, capsys):
     ]
 
 
-def test_a_file_with_other_columns_is_left_alone(tmp_path):
+@pytest.mark.parametrize("content", ["name,age\nAda,36\n", "age\n", "epochs\n1,2\n"])
+def test_a_file_with_other_columns_is_left_alone(tmp_path, content):
     path = tmp_path / "runs.csv"
-    path.write_text("name,age\nAda,36\n")
+    path.write_text(content)
     with pytest.raises(dl_utils.UserError, match="other columns"):
         dl_utils.record_run(path, {"epochs": 1})
-    assert path.read_text() == "name,age\nAda,36\n"
+    assert path.read_text() == content
 
 
 # ------------------------------------------------------------------------------
