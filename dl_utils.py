@@ -21,10 +21,12 @@ import io
 import itertools
 import math
 import os
+import re
 import socket
 import sys
 import tempfile
 import textwrap
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -184,7 +186,7 @@ def load_mnist_data(
 
     def loader(images, labels, batch_size, shuffle_seed=None):
         dataset = DigitDataset(normalize(images), labels, digits.name)
-        return _make_loader(dataset, batch_size, shuffle_seed)
+        return make_loader(dataset, batch_size, shuffle_seed)
 
     images, labels = digits.train_images, digits.train_labels
     return (
@@ -194,9 +196,17 @@ def load_mnist_data(
     )
 
 
-def _make_loader(
+def make_loader(
     dataset: DigitDataset, batch_size: int, shuffle_seed: int | None = None
 ) -> DataLoader:
+    """Return a loader of batches; see load_mnist_data.
+
+    Args:
+        dataset: images and labels in memory.
+        batch_size: images per batch; the last batch may be smaller.
+        shuffle_seed: decides the random order, a new one in every epoch; None keeps
+            the order of the data set.
+    """
     if shuffle_seed is None:
         sampler = SequentialSampler(dataset)
     else:
@@ -638,6 +648,60 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             temporary_path.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def explain_model_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Turn whatever goes wrong while loading a file of weights into one clear line.
+
+        with explain_model_errors(path):
+            model.load_state_dict(torch.load(path, weights_only=True))
+
+    Raises:
+        UserError: the file is missing, damaged, or does not hold this model's weights.
+    """
+    try:
+        # torch.load warns of odd files before it fails on them; our line says it all.
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    except FileNotFoundError:
+        raise UserError(f"there is no {path}: run 03_train_mnist.py first") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except Exception as error:  # torch.load raises many kinds on damaged files
+        raise UserError(f"{path} {_what_is_wrong(path, str(error))}") from error
+
+
+def _what_is_wrong(path: str | os.PathLike, message: str) -> str:
+    """Say why PyTorch, giving this message, could not load the weights in a file."""
+    content = Path(path).read_bytes()
+    shapes = re.search(
+        r"size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)", message
+    )
+    if not content:
+        return "is empty: run 03_train_mnist.py again"
+    if shapes:
+        name, in_file, in_model = shapes.groups()
+        return (
+            f"holds weights of another size ({name} is {in_file} in the file, "
+            f"{in_model} in the model): use the same --hidden-size as in training"
+        )
+    if "state_dict" in message:
+        return (
+            "does not hold this model's weights, but another model's or a dict around "
+            "them: it must be saved with torch.save(model.state_dict(), path)"
+        )
+    # torch.save writes a zip file; before version 1.6 it wrote a pickle that began so.
+    is_torch_file = content.startswith((b"PK", b"\x80\x02\x8a"))
+    is_pickle = content.startswith(b"\x80") and not is_torch_file
+    if is_pickle or "Unsupported global" in message or "GLOBAL" in message:
+        return (
+            "holds more than weights, such as a whole model. Loading it could run "
+            "code, so it is refused: save model.state_dict() instead"
+        )
+    if is_torch_file:
+        return "is damaged or incomplete: run 03_train_mnist.py again"
+    return "was not written by torch.save: run 03_train_mnist.py to get a model"
+
+
 def save_figure(figure: plt.Figure, path: str | os.PathLike) -> None:
     """Write a figure as PNG, close it and name the file.
 
@@ -691,9 +755,9 @@ def plot_training_history(
         axis.grid(alpha=0.3)
         axis.legend()
     figure.suptitle(
-        f"{diagnosis.verdict.capitalize()} ({dataset_name}): "
-        f"training {history['train_acc'][-1]:.1f} %, "
-        f"validation {history['val_acc'][-1]:.1f} %"
+        f"{diagnosis.verdict.capitalize()} ({dataset_name} digits): "
+        f"training {history['train_acc'][-1]:.1f}%, "
+        f"validation {history['val_acc'][-1]:.1f}%"
     )
     save_figure(figure, path)
 
@@ -748,22 +812,32 @@ def print_wrapped(text: str) -> None:
     )
 
 
+def print_ascii_digit(image: torch.Tensor) -> None:
+    """Print an image, uint8 [28, 28], in characters that look darker for more ink."""
+    shades = " .:-=+*#%@"
+    for row in image.tolist():
+        # Characters are about twice as high as wide, so each is printed twice.
+        print("".join(2 * shades[value * len(shades) // 256] for value in row).rstrip())
+
+
 def print_table(rows: list[dict[str, object]]) -> None:
     """Print rows of the same columns as an aligned table.
 
-    Column names are broken at "_" to keep the columns narrow; numbers are written as
-    given, so format them first.
+    Column names are broken at "_" to keep the columns narrow. Columns with letters
+    begin at the left, numbers end at the right; format numbers first.
     """
     heads = {name: name.split("_") for name in rows[0]}
     height = max(len(head) for head in heads.values())
     lines = [[] for _ in range(height + len(rows))]
     for name, head in heads.items():
-        cells = [""] * (height - len(head)) + head + [str(row[name]) for row in rows]
+        values = [str(row[name]) for row in rows]
+        has_letters = any(letter.isalpha() for value in values for letter in value)
+        cells = [""] * (height - len(head)) + head + values
         width = max(len(cell) for cell in cells)
         for line, cell in zip(lines, cells, strict=True):
-            line.append(cell.rjust(width))
+            line.append(cell.ljust(width) if has_letters else cell.rjust(width))
     for line in lines:
-        print(" ".join(line))
+        print(" ".join(line).rstrip())
 
 
 def _whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
@@ -808,9 +882,10 @@ def _dataset_choice(text: str) -> str:
 # Every hyperparameter that a script may have: how to read it, and what it is.
 # The upper limits keep a slip of the finger from filling the memory.
 HYPERPARAMETERS = {
-    "epochs": (_whole_number(1, 100_000), "passes over the training images"),
+    "epochs": (_whole_number(1, 100_000), "passes over the training data"),
     "batch_size": (_whole_number(1, TRAINING_SIZE), "images per training step"),
     "learning_rate": (_positive_number, "step size of the optimizer"),
+    "seeds": (_whole_number(2, 100), "runs per architecture, each with another seed"),
     "hidden_size": (_whole_number(1, 10_000), "neurons in the hidden layer"),
     "train_samples": (
         _whole_number(1, TRAINING_SIZE),
@@ -821,6 +896,8 @@ HYPERPARAMETERS = {
         _dataset_choice,
         "auto (MNIST if it can be had), mnist or synthetic",
     ),
+    "model": (str, "file of weights to load"),
+    "image": (str, "picture of a handwritten digit to read, instead of the lesson"),
 }
 
 

@@ -25,7 +25,8 @@ def pytest_configure(config):
 
 def load_script(name):
     """Import a script whose name, such as 03_train_mnist, is no Python identifier."""
-    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / f"{name}.py")
+    path = (ROOT / name).with_suffix(".py")  # an absolute name stays as it is
+    spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -1,0 +1,350 @@
+"""Lesson 5: compare architectures fairly.
+
+Run it:        python 05_experiment_architectures.py
+Change it:     add an architecture to the list ARCHITECTURES, or edit a constant
+It writes:     architecture_comparison.png
+
+Train a network twice with different random numbers, and accuracy differs. So one run
+each tells little about which architecture is better. A fair comparison trains all of
+them on the same data, for the same time, with the same seeds, several times - and
+calls a difference that is no larger than luck what it is: a tie.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from dl_utils import (
+    TRAINING_SIZE,
+    count_parameters,
+    evaluate_model,
+    get_device,
+    load_mnist_data,
+    make_loader,
+    parse_settings,
+    print_section,
+    print_table,
+    print_wrapped,
+    run_script,
+    save_figure,
+    set_seed,
+)
+
+# ------------------------------------------------------------------------------
+# Hyperparameters: the same for all architectures, so that only these differ.
+# ------------------------------------------------------------------------------
+
+# Runs per architecture, each with another seed. More runs tell finer differences from
+# luck, and take longer.
+SEEDS = 3
+
+# Fewer epochs and larger batches than in lesson 3, because there are nine runs.
+EPOCHS = 5
+BATCH_SIZE = 128
+
+# As in lesson 3. The same learning rate need not be equally good for all: whoever
+# tunes it for one architecture must tune it for every one.
+LEARNING_RATE = 0.001
+
+# Training images to use, of 55,000.
+TRAIN_SAMPLES = TRAINING_SIZE
+
+# "mnist", "synthetic" or "auto": MNIST if possible.
+DATASET = "auto"
+
+PLOT_PATH = "architecture_comparison.png"
+
+
+class TwoLayerNN(nn.Module):
+    """The network of lesson 3, to compare with: 784 -> 128 -> 10, ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(),  # [N, 1, 28, 28] -> [N, 784]
+            nn.Linear(784, 128),  # -> [N, 128]
+            nn.ReLU(),
+            nn.Linear(128, 10),  # -> [N, 10]
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images)
+
+
+class ThreeLayerNN(nn.Module):
+    """Wider and deeper: 784 -> 256 -> 128 -> 10, ReLU. Is more better?"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(),  # [N, 1, 28, 28] -> [N, 784]
+            nn.Linear(784, 256),  # -> [N, 256]
+            nn.ReLU(),
+            nn.Linear(256, 128),  # -> [N, 128]
+            nn.ReLU(),
+            nn.Linear(128, 10),  # -> [N, 10]
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images)
+
+
+class TanhNN(nn.Module):
+    """Like TwoLayerNN with Tanh, which squeezes numbers into -1..1, for ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(),  # [N, 1, 28, 28] -> [N, 784]
+            nn.Linear(784, 128),  # -> [N, 128]
+            # Far from 0, Tanh is almost flat: gradients get small and learning slow.
+            nn.Tanh(),
+            nn.Linear(128, 10),  # -> [N, 10]
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images)
+
+
+def network(*layers: nn.Module) -> nn.Sequential:
+    """A short way to write a network: the layers between the image and 10 logits."""
+    return nn.Sequential(nn.Flatten(), *layers)
+
+
+# Name -> how to build a new network. To add your own, add one line. Those below are
+# ready to try: remove the "# " in front.
+ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
+    "TwoLayerNN": TwoLayerNN,
+    "ThreeLayerNN": ThreeLayerNN,
+    "TanhNN": TanhNN,
+    # "Wide": lambda: network(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 10)),
+    # "Deep": lambda: network(
+    #     *(nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU()),
+    #     *(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)),
+    # ),
+    # "Leaky": lambda: network(nn.Linear(784, 128), nn.LeakyReLU(), nn.Linear(128, 10)),
+    # "GELU": lambda: network(nn.Linear(784, 128), nn.GELU(), nn.Linear(128, 10)),
+    # "Dropout": lambda: network(
+    #     *(nn.Linear(784, 128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, 10))
+    # ),
+}
+
+
+class Result(NamedTuple):
+    """What several runs of one architecture gave."""
+
+    name: str
+    parameters: int
+    val_acc: np.ndarray  # percent, [seeds, epochs]
+    seconds: float  # of training, mean of the runs
+    models: list[nn.Module]  # trained, one per seed
+
+    @property
+    def final(self) -> np.ndarray:
+        """Validation accuracy at the end of each run, percent, [seeds]."""
+        return self.val_acc[:, -1]
+
+
+def train_epoch(
+    model: nn.Module,
+    loader: DataLoader,
+    criterion: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: str,
+) -> None:
+    """The five steps of lesson 3."""
+    model.train()
+    for images, labels in loader:
+        images, labels = images.to(device), labels.to(device)
+        optimizer.zero_grad()  # step 1
+        logits = model(images)  # step 2, forward
+        loss = criterion(logits, labels)  # step 3
+        loss.backward()  # step 4
+        optimizer.step()  # step 5
+
+
+def run_experiment(
+    name: str,
+    build: Callable[[], nn.Module],
+    train_set: Dataset,
+    val_loader: DataLoader,
+    settings: argparse.Namespace,
+    device: str,
+) -> Result:
+    """Train one architecture several times, each time with another seed."""
+    val_acc, seconds, models = [], [], []
+    for seed in range(settings.seeds):
+        # The seed decides the weights to start from, and the order of the images.
+        set_seed(seed)
+        train_loader = make_loader(train_set, settings.batch_size, shuffle_seed=seed)
+        model = build().to(device)
+        criterion = nn.CrossEntropyLoss()
+        optimizer = torch.optim.Adam(
+            model.parameters(), lr=settings.learning_rate, fused=True
+        )
+        curve = []
+        start = time.perf_counter()
+        for _ in range(settings.epochs):
+            train_epoch(model, train_loader, criterion, optimizer, device)
+            curve.append(evaluate_model(model, val_loader, device)[1])
+        seconds.append(time.perf_counter() - start)
+        val_acc.append(curve)
+        models.append(model)
+        print(
+            f"{name:<14} seed {seed}: Val Acc: {curve[-1]:.2f}%, {seconds[-1]:.1f} s",
+            flush=True,
+        )
+    return Result(
+        name,
+        count_parameters(model),
+        np.array(val_acc),
+        float(np.mean(seconds)),
+        models,
+    )
+
+
+def is_tie(first: Result, second: Result) -> bool:
+    """Return whether the runs of two architectures overlap.
+
+    Luck is an unlikely explanation only if every run of the one beats every run of the
+    other: of two equal architectures with 3 runs each, a given one does so in 1 of 20
+    comparisons.
+    """
+    return bool(
+        first.final.min() <= second.final.max()
+        and second.final.min() <= first.final.max()
+    )
+
+
+def choose(results: list[Result]) -> Result:
+    """Return the best architecture on validation; of those that tie, the smallest."""
+    best = max(results, key=lambda result: result.final.mean())
+    tied = [result for result in results if is_tie(result, best)]
+    return min(tied, key=lambda result: result.parameters)
+
+
+def conclude(results: list[Result]) -> str:
+    """Return in one sentence what the numbers show, to print and as title."""
+    ranking = sorted(results, key=lambda result: -result.final.mean())
+    best, others = ranking[0], ranking[1:]
+    ties = [other.name for other in others if is_tie(other, best)]
+    beaten = [other.name for other in others if other.name not in ties]
+    parts = []
+    if beaten:
+        parts.append(f"{best.name} beats {' and '.join(beaten)}")
+    if ties:
+        parts.append(f"{best.name} and {' and '.join(ties)} tie")
+    return "; ".join(parts) or f"{best.name} has nothing to compare with"
+
+
+def plot_comparison(results: list[Result], dataset_name: str) -> None:
+    """Draw curves with bands, final accuracy with its range, and the cost."""
+    figure, (curves, finals, costs) = plt.subplots(
+        1, 3, figsize=(13, 4.6), layout="constrained", width_ratios=(1.4, 1, 1)
+    )
+    # Colours that colour-blind readers can tell apart (Okabe and Ito), and markers.
+    colors = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+    names = [result.name for result in results]
+    for index, result in enumerate(results):
+        color = colors[index % len(colors)]
+        marker = "osD^vPX*"[index % 8]
+        epochs = np.arange(1, result.val_acc.shape[1] + 1)
+        low, high = result.val_acc.min(axis=0), result.val_acc.max(axis=0)
+        mean = result.val_acc.mean(axis=0)
+        curves.plot(epochs, mean, color=color, marker=marker, label=result.name)
+        curves.fill_between(epochs, low, high, color=color, alpha=0.15)
+        finals.errorbar(
+            index,
+            mean[-1],
+            yerr=[[mean[-1] - low[-1]], [high[-1] - mean[-1]]],
+            color=color,
+            marker=marker,
+            markersize=9,
+            capsize=6,
+        )
+        bar = costs.bar(index, result.seconds, color=color)
+        costs.bar_label(bar, [f"{result.parameters:,}\nparameters"], fontsize=9)
+    curves.set(xlabel="Epoch", ylabel="Validation accuracy (%)")
+    curves.set_title("Learning curves (mean, and range of the seeds)", fontsize=11)
+    curves.xaxis.get_major_locator().set_params(integer=True)
+    curves.legend()
+    finals.set(ylabel="Validation accuracy (%)", xlim=(-0.5, len(results) - 0.5))
+    finals.set_title("At the end: mean and range", fontsize=11)
+    costs.set(ylabel="Training time (s)")
+    costs.set_title("Cost", fontsize=11)
+    costs.margins(y=0.2)
+    for axis in (finals, costs):
+        axis.set_xticks(range(len(names)), names, rotation=0 if len(names) < 4 else 30)
+    for axis in (curves, finals):
+        axis.grid(alpha=0.3)
+    seeds = len(results[0].models)
+    figure.suptitle(f"{conclude(results)} ({dataset_name} digits, {seeds} seeds each)")
+    save_figure(figure, PLOT_PATH)
+
+
+def main() -> None:
+    settings = parse_settings(
+        __doc__,
+        seeds=SEEDS,
+        epochs=EPOCHS,
+        batch_size=BATCH_SIZE,
+        learning_rate=LEARNING_RATE,
+        train_samples=TRAIN_SAMPLES,
+        dataset=DATASET,
+    )
+    device = get_device()
+
+    print_section("Data")
+    train_loader, val_loader, test_loader = load_mnist_data(
+        settings.batch_size, settings.dataset, settings.train_samples
+    )
+    train_set = train_loader.dataset
+    print(f"{train_set.name} digits: {len(train_set):,} training images")
+
+    print_section(f"Training: {settings.seeds} runs of {settings.epochs} epochs each")
+    results = [
+        run_experiment(name, build, train_set, val_loader, settings, device)
+        for name, build in ARCHITECTURES.items()
+    ]
+
+    print_section("Result")
+    print_table(
+        [
+            {
+                "architecture": result.name,
+                "parameters": f"{result.parameters:,}",
+                "val_acc_mean": f"{result.final.mean():.2f}",
+                "val_acc_lowest": f"{result.final.min():.2f}",
+                "val_acc_highest": f"{result.final.max():.2f}",
+                "training_seconds": f"{result.seconds:.1f}",
+            }
+            for result in results
+        ]
+    )
+    print_wrapped(f"{conclude(results)}.")
+    print("(A tie: the ranges of their runs overlap, so the difference may be luck.)")
+
+    # The test set judges the architecture that validation has chosen, and no other:
+    # to choose by test accuracy would make it too good to be true.
+    chosen = choose(results)
+    test_accs = [
+        evaluate_model(model, test_loader, device)[1] for model in chosen.models
+    ]
+    print_section("Choice")
+    print_wrapped(
+        f"{chosen.name}: the best on validation; of those that tie with the best, the "
+        "one with the fewest parameters."
+    )
+    print(f"Test Accuracy: {np.mean(test_accs):.2f}% (mean of {settings.seeds} runs)")
+    plot_comparison(results, train_set.name)
+
+
+if __name__ == "__main__":
+    run_script(main)

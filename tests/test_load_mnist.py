@@ -1,0 +1,229 @@
+"""02_load_mnist.py: every finding about the data, and what a learner sees."""
+
+import re
+
+import pytest
+import torch
+from conftest import ROOT, load_script, run_python
+
+SCRIPT = ROOT / "02_load_mnist.py"
+PICTURES = ["mnist_overview.png", "mnist_samples.png"]
+
+
+@pytest.fixture(scope="module")
+def script():
+    return load_script("02_load_mnist")
+
+
+def one_pixel_images(*pixels):
+    """Return images that are blank but for pixel number p of grey value v."""
+    images = torch.zeros(len(pixels), 784, dtype=torch.uint8)
+    for image, (position, value) in zip(images, pixels, strict=True):
+        image[position] = value
+    return images.reshape(-1, 28, 28)
+
+
+# One image per digit, each with a pixel of its own: these are also the averages.
+DIGITS = one_pixel_images(*((position, 255) for position in range(10)))
+
+
+# ------------------------------------------------------------------------------
+# Images, classes, pixels
+# ------------------------------------------------------------------------------
+
+
+def test_an_image_is_printed_without_its_margin(script, capsys):
+    image = torch.zeros(28, 28, dtype=torch.uint8)
+    image[5, 7], image[6, 9] = 255, 8
+    script.print_image(image)
+    assert capsys.readouterr().out == " 255   .   .\n   .   .   8\n"
+
+
+def test_the_widest_image_fits_on_the_screen(script, capsys):
+    script.print_image(torch.full((20, 20), 255, dtype=torch.uint8))
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 88
+
+
+def test_imbalance_is_the_largest_class_over_the_smallest(script):
+    assert script.imbalance_ratio(torch.tensor([20, 50, 30])) == 2.5
+
+
+def test_the_histogram_counts_every_grey_value(script):
+    histogram = script.pixel_histogram(one_pixel_images((0, 255), (3, 7)))
+    assert histogram.shape == (256,)
+    assert histogram[[0, 7, 255]].tolist() == [2 * 784 - 2, 1, 1]
+
+
+def test_mean_and_std_are_those_of_the_pixels(script):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (9, 28, 28), generator=generator).to(torch.uint8)
+    pixels = images.double() / 255
+    assert script.mean_and_std(script.pixel_histogram(images)) == pytest.approx(
+        (pixels.mean().item(), pixels.std(correction=0).item()), rel=1e-12
+    )
+
+
+# ------------------------------------------------------------------------------
+# Is the data clean?
+# ------------------------------------------------------------------------------
+
+
+def test_mean_pixels_tell_blank_faintest_and_boldest(script):
+    images = torch.stack([torch.full((28, 28), v) for v in (9, 0, 255)])
+    ink = script.mean_pixels(images.to(torch.uint8))
+    assert ink.tolist() == [9, 0, 255]
+
+
+def test_every_copy_of_an_earlier_image_is_found(script):
+    a, b, c = (0, 1), (0, 2), (1, 1)
+    assert script.find_duplicates(one_pixel_images(a, b, a, c, b, a)) == [
+        (0, 2),
+        (1, 4),
+        (0, 5),
+    ]
+    assert script.find_duplicates(one_pixel_images(a, b, c)) == []
+
+
+def test_test_images_seen_in_training_are_found(script):
+    train = one_pixel_images((0, 1), (0, 2), (1, 1))
+    test = one_pixel_images((9, 9), (1, 1), (0, 3), (0, 1))
+    assert script.find_overlap(train, test) == [1, 3]
+
+
+# ------------------------------------------------------------------------------
+# Average digits
+# ------------------------------------------------------------------------------
+
+
+def test_average_digits_are_averages_of_their_class(script):
+    images = torch.cat([DIGITS, one_pixel_images((400, 100))])
+    labels = torch.tensor([*range(10), 3])
+    averages = script.average_digits(images, labels)
+    assert averages.shape == (10, 28, 28)
+    assert averages[3].flatten()[[3, 400]].tolist() == [127.5, 50]
+    assert torch.equal(averages[4], DIGITS[4].float())
+
+
+def test_distance_is_the_root_of_the_squared_differences(script):
+    images = torch.zeros(2, 28, 28, dtype=torch.uint8)
+    images[1, :2, :2] = 255  # four pixels differ by 1: root of 4
+    measured = script.distances(images, images[:1].float())
+    torch.testing.assert_close(measured, torch.tensor([[0.0], [2.0]]))
+
+
+def test_the_most_ambiguous_image_looks_most_like_another_digit(script):
+    # Three images called 3: a clear one, one a little like 5, one exactly like 8.
+    a_little_like_5 = DIGITS[5] // 2 + DIGITS[3] // 3
+    images = torch.cat([DIGITS, a_little_like_5.unsqueeze(0), DIGITS[8:9]])
+    labels = torch.tensor([*range(10), 3, 3])
+    found = script.most_ambiguous(images, labels, DIGITS.float())
+    assert len(found) == 10
+    position, other, amount = found[3]
+    assert (position, other) == (11, 8)
+    assert amount == pytest.approx(2**0.5, abs=1e-4)  # from 3 to 8, two pixels change
+    # A class with one clear image: it is nearer to its own average.
+    assert found[4][0] == 4
+    assert found[4][2] < 0
+
+
+def test_the_baseline_names_the_nearest_average(script):
+    images = torch.cat([DIGITS, DIGITS[:2]])
+    labels = torch.tensor([*range(10), 0, 0])  # the last image is a 1, called 0
+    accuracy, per_digit = script.measure_baseline(images, labels, DIGITS.float())
+    assert accuracy == pytest.approx(100 * 11 / 12)
+    assert per_digit == pytest.approx([100 * 2 / 3, *[100] * 9])
+
+
+# ------------------------------------------------------------------------------
+# Pictures
+# ------------------------------------------------------------------------------
+
+
+def test_samples_are_different_images_of_each_digit(script):
+    labels = torch.arange(100) % 10
+    torch.manual_seed(0)
+    picked = script.pick_samples(labels, 5)
+    assert torch.equal(labels[picked], torch.arange(10).unsqueeze(1).expand(10, 5))
+    assert len(picked.unique()) == 50
+    torch.manual_seed(1)
+    assert not torch.equal(script.pick_samples(labels, 5), picked)
+
+
+def test_a_grid_shows_each_image_in_its_place(script):
+    figure, axis = script.plt.subplots()
+    images = torch.zeros(2, 3, 28, 28, dtype=torch.uint8)
+    images[1, 2] = 255  # second row, third column
+    script.show_grid(axis, images, below="abc", beside="de")
+    picture = axis.images[0].get_array()
+    assert picture.shape == (64, 96)
+    assert (picture[34:62, 66:94] == 255).all()
+    assert picture.sum() == 255 * 784
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["a", "b", "c"]
+    script.plt.close(figure)
+
+
+# ------------------------------------------------------------------------------
+# What a learner sees
+# ------------------------------------------------------------------------------
+
+
+def explore(dataset, data_dir, folder):
+    process = run_python(
+        SCRIPT, "--dataset", dataset, cwd=folder, data_dir=data_dir,
+        PYTHONIOENCODING="ascii",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def test_a_run_prints_plain_text_and_writes_two_pictures(synthetic_dir, tmp_path):
+    output = explore("synthetic", synthetic_dir, tmp_path)
+    assert output.isascii()
+    assert max(map(len, output.splitlines())) <= 88
+    assert "synthetic digits" in output
+    assert "These digits are synthetic, so the numbers differ." in output
+    assert sorted(path.name for path in tmp_path.iterdir()) == PICTURES
+    for name in PICTURES:
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+        assert f"Saved: {name}\n" in output
+
+
+def test_the_titles_name_the_data_set(script, synthetic, tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        script, "save_figure", lambda figure, _: titles.append(figure.get_suptitle())
+    )
+    monkeypatch.setattr("sys.argv", ["02_load_mnist.py", "--dataset", "synthetic"])
+    script.main()
+    assert len(titles) == 2
+    assert all("synthetic" in title for title in titles)
+    script.plt.close("all")
+
+
+def test_a_bad_value_gets_one_line(tmp_path):
+    process = run_python(SCRIPT, "--seed", "-1", cwd=tmp_path, data_dir=tmp_path)
+    assert process.returncode == 2
+    assert len(process.stderr.splitlines()) == 1
+
+
+@pytest.mark.real_mnist
+def test_the_figures_of_real_mnist(real_mnist_dir, tmp_path):
+    output = explore("mnist", real_mnist_dir, tmp_path)
+    counts = re.findall(r"^\d  (\S+)  #+$", output, re.MULTILINE)
+    assert " ".join(counts) == (
+        "5,923 6,742 5,958 6,131 5,842 5,421 5,918 6,265 5,851 5,949"
+    )
+    for line in (
+        "Largest / smallest class: 1.24 (balanced: 1.00)",
+        "Computed here    mean 0.1307, standard deviation 0.3081",
+        "[64, 1, 28, 28], torch.float32, -0.42 to 2.82",
+        "Training images without ink   0",
+        "Copies of training images     0",
+        "Test images also in training  0",
+        "Faintest image 21618: a 1, mean pixel 6 of 255",
+        "Boldest  image 41358: a 0, mean pixel 101 of 255",
+        "by always saying 1, the largest class:  11.35%",
+        "by saying the nearest average digit:    82.03%",
+    ):
+        assert f"\n{line}\n" in output
+    assert "synthetic" not in output
