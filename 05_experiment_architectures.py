@@ -46,7 +46,7 @@ from dl_utils import (
 SEEDS = 3
 
 # Fewer epochs and larger batches than in lesson 3, because there are nine runs.
-EPOCHS = 5
+EPOCHS = 4
 BATCH_SIZE = 128
 
 # As in lesson 3. The same learning rate need not be equally good for all: whoever

@@ -660,7 +660,8 @@ def explain_model_errors(path: str | os.PathLike) -> Iterator[None]:
     """
     try:
         # torch.load warns of odd files before it fails on them; our line says it all.
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     except FileNotFoundError:
         raise UserError(f"there is no {path}: run 03_train_mnist.py first") from None

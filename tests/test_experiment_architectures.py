@@ -139,10 +139,10 @@ def test_one_more_architecture_is_one_more_line(tmp_path, synthetic_dir):
     edited = text.replace(
         mark, mark + '    "Tiny": lambda: network(nn.Linear(784, 10)),\n'
     )
-    # Beside dl_utils, as a learner's copy would be.
+    # Run it as if it lay beside dl_utils, like a learner's copy.
     runner = (
-        "import runpy, sys; sys.argv = sys.argv[1:]; sys.path.insert(0, sys.argv.pop());"
-        "runpy.run_path(sys.argv[0], run_name='__main__')"
+        "import runpy, sys; sys.path.insert(0, sys.argv.pop()); "
+        "script = sys.argv.pop(1); runpy.run_path(script, run_name='__main__')"
     )
     (tmp_path / "edited.py").write_text(edited)
     process = run_python(
