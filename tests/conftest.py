@@ -1,10 +1,12 @@
 """What the tests share: the scripts as modules, and the two data sets."""
 
+import csv
 import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -17,6 +19,9 @@ import dl_utils  # noqa: E402
 # Where the tests look for real MNIST. The tests themselves work on folders of their
 # own, so this is read before any test changes it.
 REAL_DATA_DIR = dl_utils.DATA_DIR
+
+
+SCRIPTS = sorted(path.name for path in ROOT.glob("0*.py"))
 
 
 def pytest_configure(config):
@@ -83,6 +88,33 @@ def real_mnist_dir():
 def real_mnist(real_mnist_dir, monkeypatch):
     """Let dl_utils use real MNIST."""
     monkeypatch.setattr(dl_utils, "DATA_DIR", real_mnist_dir)
+
+
+class Lessons(NamedTuple):
+    """The five lessons, run in order in one folder."""
+
+    folder: Path
+    outputs: dict[str, str]  # script -> what it printed
+    files: dict[str, set[str]]  # script -> the files that it wrote
+
+
+@pytest.fixture(scope="session")
+def lessons_on_mnist(tmp_path_factory, real_mnist_dir):
+    """Run all lessons with their defaults on real MNIST."""
+    lessons = Lessons(tmp_path_factory.mktemp("lessons"), {}, {})
+    for script in SCRIPTS:
+        before = {path.name for path in lessons.folder.iterdir()}
+        process = run_python(ROOT / script, cwd=lessons.folder, data_dir=real_mnist_dir)
+        assert process.returncode == 0, process.stderr
+        lessons.outputs[script] = process.stdout
+        lessons.files[script] = {p.name for p in lessons.folder.iterdir()} - before
+    return lessons
+
+
+def training_runs(folder):
+    """Return the rows of training_runs.csv."""
+    with open(folder / "training_runs.csv", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.fixture

@@ -177,15 +177,12 @@ def test_same_seed_same_images_for_all(script, synthetic, monkeypatch):
 
 
 @pytest.mark.real_mnist
-def test_figures_on_real_digits(real_mnist_dir, tmp_path):
-    process = run_python(
-        SCRIPT, "--dataset", "mnist", cwd=tmp_path, data_dir=real_mnist_dir
-    )
-    assert process.returncode == 0, process.stderr
-    rows = re.findall(r"^(\w+NN) +([\d,]+) +([\d.]+) ", process.stdout, re.M)
+def test_figures_on_real_digits(lessons_on_mnist):
+    output = lessons_on_mnist.outputs[SCRIPT.name]
+    rows = re.findall(r"^(\w+NN) +([\d,]+) +([\d.]+) ", output, re.M)
     assert [row[1] for row in rows] == ["101,770", "235,146", "101,770"]
     means = {name: float(mean) for name, _, mean in rows}
     assert all(96.3 <= mean <= 98 for mean in means.values())
     assert means["TanhNN"] < means["ThreeLayerNN"]
-    accuracy = re.search(r"Test Accuracy: ([\d.]+)%", process.stdout)[1]
+    accuracy = re.search(r"Test Accuracy: ([\d.]+)%", output)[1]
     assert 96.8 <= float(accuracy) <= 98.3

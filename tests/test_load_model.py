@@ -111,24 +111,19 @@ def test_the_example_pickle_runs_code_and_the_safe_way_refuses_it(script, capsys
     assert capsys.readouterr().out == ""
 
 
+def final_figure(output, label):
+    """Return the percentage at the end of the line that begins with a label."""
+    (line,) = (x for x in output.splitlines() if x.startswith(label))
+    return float(line.split()[-1].removesuffix("%"))
+
+
 @pytest.mark.real_mnist
-def test_figures_on_real_digits(real_mnist_dir, tmp_path):
-    for name in ("03_train_mnist", "04_load_model"):
-        process = run_python(
-            ROOT / f"{name}.py", "--dataset", "mnist",
-            cwd=tmp_path, data_dir=real_mnist_dir,
-        )  # fmt: skip
-        assert process.returncode == 0, process.stderr
-
-    def figure(label):
-        (line,) = (x for x in process.stdout.splitlines() if x.startswith(label))
-        return float(line.split()[-1].removesuffix("%"))
-
-    right = figure("everything as in training")
-    assert right >= 97.3
-    assert 60 <= figure("Tanh instead of ReLU") <= 85
-    assert 1 <= right - figure("images not normalized") <= 6
-    check_enlarged_digits(tmp_path, real_mnist_dir)
+def test_figures_on_real_digits(lessons_on_mnist):
+    output = lessons_on_mnist.outputs[SCRIPT.name]
+    right = final_figure(output, "everything as in training")
+    assert right >= 97.0
+    assert 60 <= final_figure(output, "Tanh instead of ReLU") <= 85
+    assert 1 <= right - final_figure(output, "images not normalized") <= 6
 
 
 # ------------------------------------------------------------------------------
@@ -270,18 +265,17 @@ def sheet_with_digit(digit, rng, paper=0.85, noise=0.03):
     return Image.fromarray((255 * sheet.clip(0, 1)).round().astype(np.uint8))
 
 
-def check_enlarged_digits(folder, data_dir):
-    """At least 95 of 100 real test digits are read as in their original form."""
-    script = load_script("04_load_model")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dl_utils, "DATA_DIR", data_dir)
-        digits = dl_utils.load_raw_digits("mnist").test_images[:100]
-    model = script.load_model(folder / "mnist_model.pth", 128, "cpu")
+@pytest.mark.real_mnist
+def test_enlarged_digits_are_read_as_in_their_original_form(
+    script, lessons_on_mnist, real_mnist, tmp_path
+):
+    digits = dl_utils.load_raw_digits("mnist").test_images[:100]
+    model = script.load_model(lessons_on_mnist.folder / "mnist_model.pth", 128, "cpu")
     rng = np.random.default_rng(0)
     images = []
     for digit in digits.numpy():
-        sheet_with_digit(digit, rng).save(folder / "digit.png")
-        images.append(script.read_own_digit(folder / "digit.png"))
+        sheet_with_digit(digit, rng).save(tmp_path / "digit.png")
+        images.append(script.read_own_digit(tmp_path / "digit.png"))
 
     def predictions(images):
         return script.predict(model, dl_utils.normalize(images), "cpu").argmax(dim=1)

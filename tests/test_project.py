@@ -3,9 +3,8 @@
 import re
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SCRIPTS
 
-SCRIPTS = sorted(ROOT.glob("0*.py"))
 SOURCES = [*ROOT.glob("*.py"), *(ROOT / "tests").glob("*.py")]
 
 
@@ -14,9 +13,9 @@ def test_sources_are_ascii(path):
     assert path.read_text(encoding="utf-8").isascii()
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
-def test_scripts_share_one_module_and_one_ending(path):
-    text = path.read_text()
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_share_one_module_and_one_ending(name):
+    text = (ROOT / name).read_text()
     assert "synthetic_digits" not in text
     assert text.endswith('\n\nif __name__ == "__main__":\n    run_script(main)\n')
 
@@ -42,3 +41,18 @@ def test_the_readme_begins_with_commands_that_exist():
     )
     for script in re.findall(r"python (\S+\.py)", readme):
         assert (ROOT / script).exists()
+
+
+@pytest.mark.real_mnist
+def test_every_lesson_writes_the_files_that_it_names(lessons_on_mnist):
+    assert lessons_on_mnist.files == {
+        "01_hello_pytorch.py": set(),
+        "02_load_mnist.py": {"mnist_samples.png", "mnist_overview.png"},
+        "03_train_mnist.py": {
+            "mnist_model.pth",
+            "training_history.png",
+            "training_runs.csv",
+        },
+        "04_load_model.py": {"predictions.png", "confusion_matrix.png"},
+        "05_experiment_architectures.py": {"architecture_comparison.png"},
+    }

@@ -1,6 +1,5 @@
 """03_train_mnist.py: the network, the five steps, and what a learner sees."""
 
-import csv
 import os
 import re
 import signal
@@ -9,7 +8,13 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, load_script, run_python, script_environment
+from conftest import (
+    ROOT,
+    load_script,
+    run_python,
+    script_environment,
+    training_runs,
+)
 from torch import nn
 
 SCRIPT = ROOT / "03_train_mnist.py"
@@ -167,8 +172,7 @@ def test_the_saved_weights_fit_the_network(quick_run, train_script):
 
 def test_the_run_is_recorded(quick_run):
     folder, _ = quick_run
-    with open(folder / "training_runs.csv", newline="") as file:
-        (row,) = csv.DictReader(file)
+    (row,) = training_runs(folder)
     assert row["learning_rate"] == "0.001"
     assert row["train_samples"] == "640"
     assert row["dataset"] == "synthetic"
@@ -309,22 +313,15 @@ def test_help_shows_every_flag_with_its_default(tmp_path):
 # ------------------------------------------------------------------------------
 
 
-def train_on_mnist(folder, data_dir, *flags):
-    """Run the script on real MNIST; return its output and the recorded run."""
-    process = run_python(
-        SCRIPT, "--dataset", "mnist", *flags, cwd=folder, data_dir=data_dir
-    )
-    with open(folder / "training_runs.csv", newline="") as file:
-        return process.stdout, list(csv.DictReader(file))[-1]
-
-
 @pytest.mark.real_mnist
-def test_the_defaults_reach_97_percent_on_real_digits(real_mnist_dir, tmp_path):
-    output, run = train_on_mnist(tmp_path, real_mnist_dir)
+def test_the_defaults_reach_97_percent_on_real_digits(lessons_on_mnist):
+    (run,) = training_runs(lessons_on_mnist.folder)
     assert run["verdict"] == "good fit"
-    assert float(run["val_acc"]) >= 97.3
+    # 97.7 and 97.85 % measured; other machines round differently, and so end elsewhere.
+    assert float(run["val_acc"]) >= 97.0
+    output = lessons_on_mnist.outputs[SCRIPT.name]
     (line,) = [x for x in output.splitlines() if x.startswith("Test Accuracy: ")]
-    assert float(line.removeprefix("Test Accuracy: ").removesuffix("%")) >= 97.3
+    assert float(line.removeprefix("Test Accuracy: ").removesuffix("%")) >= 97.0
 
 
 @pytest.mark.real_mnist
@@ -340,6 +337,7 @@ def test_the_defaults_reach_97_percent_on_real_digits(real_mnist_dir, tmp_path):
     ],
 )
 def test_verdicts_on_real_digits(flags, verdict, real_mnist_dir, tmp_path):
-    output, run = train_on_mnist(tmp_path, real_mnist_dir, *flags.split())
+    process = run_python(SCRIPT, *flags.split(), cwd=tmp_path, data_dir=real_mnist_dir)
+    (run,) = training_runs(tmp_path)
     assert run["verdict"] == verdict
-    assert f"\n{verdict.upper()}\n" in output
+    assert f"\n{verdict.upper()}\n" in process.stdout

@@ -1,0 +1,262 @@
+"""The documents: every link, example, command and figure in them holds."""
+
+import doctest
+import re
+import shlex
+import shutil
+
+import numpy as np
+import pytest
+from conftest import ROOT, SCRIPTS, run_python, training_runs
+from PIL import Image
+
+DOCUMENTS = ["README.md", "LEARNING_GUIDE.md", "ML_CONCEPTS_EXPLAINED.md"]
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
+GUIDE, CONCEPTS = TEXTS["LEARNING_GUIDE.md"], TEXTS["ML_CONCEPTS_EXPLAINED.md"]
+
+# Concepts that other documents and pages may link to.
+CONCEPT_ANCHORS = [
+    "tensors",
+    "model-capacity",
+    "activation-functions",
+    "hyperparameters",
+    "learning-rate",
+    "epochs-batches--iterations",
+    "optimizers",
+    "forward--backward-pass",
+    "loss-functions",
+    "backpropagation",
+    "gradients",
+    "overfitting--underfitting",
+    "regularization",
+    "convergence",
+    "normalization",
+    "generalization",
+]
+
+
+def without_code(text):
+    """Return a document without its fenced blocks, whose # and [] mean other things."""
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def blocks(text, language):
+    """Return the contents of the fenced blocks in one language."""
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE
+    )
+
+
+def section(text, heading):
+    """Return what stands below a "## " heading."""
+    start = text.index(f"\n## {heading}\n")
+    end = re.search(r"\n## ", text[start + 4 :])
+    return text[start : start + 4 + end.start()] if end else text[start:]
+
+
+def anchors(text):
+    """Return the anchors that GitHub makes of the headings."""
+    found = []
+    for heading in re.findall(r"^#+ (.+)$", without_code(text), re.MULTILINE):
+        slug = re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+        number = sum(re.fullmatch(rf"{re.escape(slug)}(-\d+)?", x) for x in found) or 0
+        found.append(f"{slug}-{number}" if number else slug)
+    return found
+
+
+# ------------------------------------------------------------------------------
+# Text and links
+# ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_characters_are_whole(name):
+    broken = ["�", "Ã", "â€", "ðŸ"]
+    assert not any(mark in TEXTS[name] for mark in broken)
+
+
+def links(text):
+    return re.findall(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)", text)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name):
+    wrong = []
+    for image, label, target in links(without_code(TEXTS[name])):
+        path, _, anchor = target.partition("#")
+        if path.startswith("https://"):
+            continue
+        file = ROOT / (path or name)
+        if not file.is_file():
+            wrong.append(f"{target}: no such file")
+        elif image and len(label.split()) < 3:
+            wrong.append(f"{target}: no description for those who cannot see it")
+        elif file.suffix == ".py" and anchor:
+            lines = file.read_text().splitlines()
+            code = label.strip("`")
+            if anchor[0] != "L" or code not in lines[int(anchor[1:]) - 1]:
+                wrong.append(f"{target}: {code} is not in that line")
+        elif anchor and anchor not in anchors(file.read_text(encoding="utf-8")):
+            wrong.append(f"{target}: no such heading")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_concepts_have_their_anchors():
+    assert set(CONCEPT_ANCHORS) <= set(anchors(CONCEPTS))
+
+
+def test_pictures_are_shown_and_files_are_pictures():
+    shown = {
+        target for text in TEXTS.values() for image, _, target in links(text) if image
+    }
+    existing = {f"images/{path.name}" for path in (ROOT / "images").iterdir()}
+    assert shown == existing
+
+
+# ------------------------------------------------------------------------------
+# Examples and commands
+# ------------------------------------------------------------------------------
+
+CONCEPT_NAMES = re.findall(r"^## (.+)$", without_code(CONCEPTS), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", CONCEPT_NAMES)
+def test_examples_print_what_they_say(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    source = "\n".join(blocks(section(CONCEPTS, name), "python"))
+    example = doctest.DocTestParser().get_doctest(source, {}, name, None, 0)
+    output = []
+    runner = doctest.DocTestRunner(
+        optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    )
+    runner.run(example, out=output.append)
+    assert not runner.failures, "".join(output)
+    assert example.examples or name == "Glossary"
+    assert list(tmp_path.iterdir()) == []
+
+
+def commands(text):
+    """Return the words of every "python 0..." line in the bash blocks."""
+    lines = "\n".join(blocks(text, "bash")).splitlines()
+    # A line may set up the environment first; only its last command counts here.
+    found = (line.split("&&")[-1].strip() for line in lines)
+    return [shlex.split(line)[1:] for line in found if line.startswith("python 0")]
+
+
+def test_the_commands_outside_the_lab_run(tmp_path, synthetic_dir):
+    lab = section(GUIDE, "Lab")
+    unique = {
+        tuple(words): words
+        for text in (TEXTS["README.md"], GUIDE.replace(lab, ""))
+        for words in commands(text)
+    }
+    assert {script for script, *_ in unique} == set(SCRIPTS)
+    small = {
+        "03_train_mnist.py": ["--epochs", "1", "--train-samples", "100"],
+        "05_experiment_architectures.py": ["--epochs", "1", "--train-samples", "100"],
+    }
+    picture = np.full((280, 280), 255, dtype=np.uint8)
+    picture[40:240, 120:160] = 0
+    Image.fromarray(picture).save(tmp_path / "my_digit.png")
+    for script, *flags in sorted(unique.values()):
+        if script != "01_hello_pytorch.py":
+            flags += ["--dataset", "synthetic"]
+        process = run_python(
+            ROOT / script, *flags, *small.get(script, []),
+            cwd=tmp_path, data_dir=synthetic_dir,
+        )  # fmt: skip
+        failed_to_learn = "LEARNING RATE TOO HIGH" in process.stdout
+        assert process.returncode == 0 or failed_to_learn, process.stderr
+
+
+# ------------------------------------------------------------------------------
+# Figures, on real MNIST
+# ------------------------------------------------------------------------------
+
+
+def skeleton(line):
+    """Return a line without its numbers, and the numbers."""
+    numbers = re.findall(r"\d[\d,]*\.?\d*", line)
+    words = re.sub(r"\d[\d,]*\.?\d*", "0", line)
+    # Bars and columns grow with the numbers.
+    return re.sub(r"[#\s]+", " ", words), [
+        float(number.replace(",", "").rstrip(".")) for number in numbers
+    ]
+
+
+def similar(stated, measured):
+    """Return whether two figures agree: within 1.5 points or 40 %."""
+    return all(
+        abs(a - b) <= max(1.5, 0.4 * max(abs(a), abs(b)))
+        for a, b in zip(stated, measured, strict=True)
+    )
+
+
+@pytest.mark.real_mnist
+@pytest.mark.parametrize("number", range(5))
+def test_the_outputs_shown_are_what_the_lessons_print(number, lessons_on_mnist):
+    script = SCRIPTS[number]
+    headings = re.findall(rf"^## (Lesson {number + 1}: .+)$", GUIDE, re.MULTILINE)
+    shown = blocks(section(GUIDE, headings[0]), "text")
+    if script == "03_train_mnist.py":
+        shown += blocks(TEXTS["README.md"], "text")
+    printed = {}
+    for line in lessons_on_mnist.outputs[script].splitlines():
+        words, numbers = skeleton(line)
+        printed.setdefault(words, []).append(numbers)
+    lines = [line for block in shown for line in block.splitlines() if line.strip(" .")]
+    assert lines
+    for line in lines:
+        words, numbers = skeleton(line)
+        assert words in printed, f"not printed: {line}"
+        assert any(similar(numbers, other) for other in printed[words]), line
+
+
+LAB = re.split(r"^### ", section(GUIDE, "Lab"), flags=re.MULTILINE)[1:]
+
+
+def apply_edit(diff, folder):
+    """Apply a diff block of the guide to a copy of the project."""
+    name, *lines = diff.splitlines()
+    path = folder / name.removeprefix(" # ")
+    text = path.read_text()
+    for hunk in re.split(r"^ \.\.\.\n", "\n".join(lines) + "\n", flags=re.MULTILINE):
+        rows = hunk.splitlines()
+        old, new = (
+            "".join(row[1:] + "\n" for row in rows if row[:1] in sign)
+            for sign in (" -", " +")
+        )
+        assert text.count(old) == 1, f"{name} has not exactly one\n{old}"
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
+@pytest.mark.real_mnist
+@pytest.mark.parametrize("experiment", LAB, ids=lambda text: text.splitlines()[0])
+def test_the_lab_gives_the_measured_answers(experiment, tmp_path, real_mnist_dir):
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, tmp_path)
+    for diff in blocks(experiment, "diff"):
+        apply_edit(diff, tmp_path)
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    measured = re.findall(r"^Measured: (.+)$", experiment, re.MULTILINE)
+    for (script, *flags), answer in zip(commands(experiment), measured, strict=True):
+        process = run_python(
+            tmp_path / script, *flags, cwd=run_folder, data_dir=real_mnist_dir
+        )
+        assert process.returncode in (0, 1), process.stderr
+        if script == "03_train_mnist.py":
+            run = training_runs(run_folder)[-1]
+            assert f'verdict "{run["verdict"]}"' in answer
+            stated = re.findall(r"(?:training|validation) ([\d.]+)%", answer)
+            figures = [float(run["train_acc"]), float(run["val_acc"])]
+        else:
+            stated, figures = [], []
+            for name, figure in re.findall(r"(\w+) ([\d.]+)%", answer):
+                row = re.search(rf"^{name} +[\d,]+ +([\d.]+) ", process.stdout, re.M)
+                stated.append(figure)
+                figures.append(float(row[1]))
+        assert len(stated) == len(figures) > 0
+        for a, b in zip(stated, figures, strict=True):
+            assert abs(float(a) - b) <= 1.0, f"{answer}: measured {figures}"
