@@ -15,6 +15,7 @@ from conftest import (
     script_environment,
     training_runs,
 )
+from make_images import VERDICTS
 from torch import nn
 
 SCRIPT = ROOT / "03_train_mnist.py"
@@ -325,19 +326,19 @@ def test_the_defaults_reach_97_percent_on_real_digits(lessons_on_mnist):
 
 
 @pytest.mark.real_mnist
-@pytest.mark.parametrize(
-    ("flags", "verdict"),
-    [
-        ("--learning-rate 10", "learning rate too high"),
-        ("--learning-rate 0.1", "learning rate too high"),
-        ("--learning-rate 0.00001", "still improving"),
-        ("--hidden-size 2", "underfitting"),
-        ("--train-samples 100 --epochs 50", "overfitting"),
-        ("--train-samples 1000 --epochs 300", "severe overfitting"),
-    ],
-)
-def test_verdicts_on_real_digits(flags, verdict, real_mnist_dir, tmp_path):
+@pytest.mark.parametrize(("verdict", "flags"), VERDICTS.items())
+def test_verdicts_on_real_digits(verdict, flags, real_mnist_dir, tmp_path):
     process = run_python(SCRIPT, *flags.split(), cwd=tmp_path, data_dir=real_mnist_dir)
     (run,) = training_runs(tmp_path)
     assert run["verdict"] == verdict
     assert f"\n{verdict.upper()}\n" in process.stdout
+
+
+@pytest.mark.real_mnist
+def test_a_learning_rate_of_10_stops_after_one_epoch(real_mnist_dir, tmp_path):
+    process = run_python(
+        SCRIPT, "--learning-rate", 10, cwd=tmp_path, data_dir=real_mnist_dir
+    )
+    assert process.returncode == 1
+    assert "Epoch 2/10" not in process.stdout
+    assert "Divide the learning rate by 10" in process.stderr
