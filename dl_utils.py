@@ -495,7 +495,7 @@ BETTER_TRAINING = 0.5  # the training loss now over what it was at that best epo
 TREND_EPOCHS = 2  # still improving? compare with so many epochs before
 IMPROVING_LOSS = 0.95  # the validation loss now over what it was then, or less
 IMPROVING_POINTS = 3.0  # or points of validation accuracy gained since then
-IMPROVING_GAP = 1.0  # while training is at most so many points ahead of validation
+IMPROVING_GAP = 1.0  # if training is less than so many points ahead of validation
 
 
 class Diagnosis(NamedTuple):

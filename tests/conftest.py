@@ -45,7 +45,7 @@ def run_python(*arguments, cwd, data_dir, **environment):
         env=script_environment(data_dir, **environment),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
 
 
