@@ -5,8 +5,9 @@ Change it:     edit a constant below, or: python 01_hello_pytorch.py --learning-
 It writes:     no files
 
 Read this script beside its output. There, a line with >>> is Python and the lines
-below it are its result, as if you had typed it yourself. Do that too: start python,
-type "import torch" ("import numpy as np" for one section), and try your own lines.
+below it are its result, as if you had typed it yourself. Do that too: start python
+here, type "import torch" (for one section each also "import numpy as np" and
+"from dl_utils import get_device"), and try your own lines.
 """
 
 import math
@@ -402,7 +403,7 @@ def fit_line(epochs: int, learning_rate: float, device: str) -> None:
 
     # Even the true line misses the points by the noise, so no line gets far below
     # NOISE ** 2. A loss that is nan fails both comparisons and ends in the last case.
-    if loss < 2 * NOISE**2:
+    if loss < 2 * NOISE**2 + 1e-4:
         print_wrapped(
             f"Found: slope {slope:.3f} (true: {TRUE_SLOPE}), intercept {intercept:.3f} "
             f"(true: {TRUE_INTERCEPT}). The rest is noise."

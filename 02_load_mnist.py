@@ -233,7 +233,9 @@ def draw_overview(
 
 
 def main() -> None:
-    settings = parse_settings(__doc__, seed=SEED, dataset=DATASET)
+    settings = parse_settings(
+        __doc__, seed=SEED, samples_per_digit=SAMPLES_PER_DIGIT, dataset=DATASET
+    )
     set_seed(settings.seed)
 
     print_section("Data")
@@ -292,7 +294,6 @@ def main() -> None:
     averages = average_digits(images, labels)
     ambiguous = most_ambiguous(images, labels, averages)
     print("It is nearer to the average image of another digit than to that of its own.")
-    print("(At distance 1, one pixel has turned from paper into ink.)")
     print("digit  looks like  nearer by  image number")
     for digit, (position, other, amount) in enumerate(ambiguous):
         print(f"{digit:>5}  {other:>10}  {amount:>9.2f}  {position:>12}")
@@ -313,7 +314,7 @@ def main() -> None:
     print("The last one is the number every network here must beat.")
 
     print_section("Pictures")
-    draw_samples(name, images[pick_samples(labels, SAMPLES_PER_DIGIT)])
+    draw_samples(name, images[pick_samples(labels, settings.samples_per_digit)])
     draw_overview(
         name, images, counts, histogram, averages, accuracy, per_digit, ambiguous
     )

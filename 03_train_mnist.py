@@ -108,7 +108,8 @@ def train_epoch(
     lower than validation accuracy, which is measured at its end.
     """
     model.train()  # for layers that behave differently in training, such as Dropout
-    # Sums stay on the device: fetching a number from a GPU (.item()) makes it wait.
+    # Sums stay on the device: for each number fetched (.item()), Python has to wait
+    # until a GPU has finished.
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
 
@@ -133,6 +134,7 @@ def train_epoch(
         # loss.
         optimizer.step()
 
+        # The loss is a mean over the batch; times the batch size it is a sum again.
         # detach(): keep the number, let go of the record made for the gradients.
         loss_sum += loss.detach() * len(labels)
         correct += (logits.argmax(dim=1) == labels).sum()
@@ -154,7 +156,8 @@ def train(
     Stops early when the loss has become infinite, not a number, or hopeless.
     """
     # CrossEntropyLoss turns logits into probabilities (softmax) and takes the negative
-    # logarithm of the one given to the right digit: 0 if it was certain and right.
+    # logarithm of the one given to the right digit: 0 if it was certain and right. It
+    # returns the mean over the batch.
     criterion = nn.CrossEntropyLoss()
     # Adam adapts the step size for every weight. fused=True updates all weights in one
     # operation instead of several per layer: the same steps in less time.
@@ -190,7 +193,7 @@ def describe_network(model: nn.Module, images: torch.Tensor) -> None:
     """Print the shape of a batch after each layer, and what each layer can learn."""
     print(f"{'layer':<10}{'output shape':<20}{'parameters':>10}")
     x = images
-    print(f"{'(input)':<10}{list(x.shape)!s:<20}{'':>10}")
+    print(f"{'(input)':<10}{list(x.shape)}")
     for name, layer in model.named_children():
         x = layer(x)
         explanation = ""
@@ -248,6 +251,11 @@ def main() -> None:
     )
 
     diverged = has_diverged(history)
+    if not diverged:
+        # The state_dict holds the weights by name. Lesson 4 loads it.
+        with atomic_path(MODEL_PATH) as temporary_path:
+            torch.save(model.state_dict(), temporary_path)
+        print(f"Saved: {MODEL_PATH}")
 
     print_section("Verdict")
     diagnosis = diagnose_training(history)
@@ -264,11 +272,6 @@ def main() -> None:
         print_section("Test")
         _, test_acc = evaluate_model(model, test_loader, device)
         print(f"Test Accuracy: {test_acc:.2f}%")
-
-        # The state_dict holds the weights by name. Lesson 4 loads it.
-        with atomic_path(MODEL_PATH) as temporary_path:
-            torch.save(model.state_dict(), temporary_path)
-        print(f"Saved: {MODEL_PATH}")
 
     print_section("Your last runs")
     record_run(

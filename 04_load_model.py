@@ -11,6 +11,7 @@ the same architecture and the same preparation of the images as in training.
 
 import io
 import pickle
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -86,7 +87,7 @@ class TanhNN(SimpleNN):
 
     def __init__(self, hidden_size: int = HIDDEN_SIZE) -> None:
         super().__init__(hidden_size)
-        self.relu = nn.Tanh()
+        self.relu = nn.Tanh()  # forward() calls it by this name
 
 
 def load_model(path: str, hidden_size: int, device: str) -> SimpleNN:
@@ -99,11 +100,14 @@ def load_model(path: str, hidden_size: int, device: str) -> SimpleNN:
     model = SimpleNN(hidden_size)
     with explain_model_errors(path):
         # map_location: weights saved on a GPU can be loaded where there is none.
-        # weights_only: accept numbers only; see "Two ways of saving" below.
+        # weights_only: refuse what could run code; see "Two ways of saving" below. It
+        # is the default since PyTorch 2.6, and written out to be seen.
         state_dict = torch.load(path, map_location=device, weights_only=True)
         # Then the weights, each to the layer of its name. A name that is missing or
         # a shape that differs is an error.
         model.load_state_dict(state_dict)
+    if not all(tensor.isfinite().all() for tensor in model.parameters()):
+        raise UserError(f"{path} holds weights that are no numbers: train again")
     # A new network is in training mode. For use, switch to evaluation mode.
     return model.to(device).eval()
 
@@ -150,9 +154,9 @@ def compare_ways_of_saving(model: nn.Module) -> None:
     )
     print()
     print_wrapped(
-        "Why trust? A whole model is saved as a pickle, and a pickle is a list of "
-        "instructions that Python follows. They may call any function. Loading a "
-        "harmless example:"
+        "Why trust? Both are pickles: lists of instructions that Python follows to "
+        "build objects. A state_dict needs only tensors. A whole model names classes "
+        "and functions to call - any function. Loading a harmless example:"
     )
     pickle.loads(pickle.dumps(Surprise()))
     print_wrapped(
@@ -173,7 +177,7 @@ def compare_ways_of_saving(model: nn.Module) -> None:
 
 def compare_modes() -> None:
     # Dropout sets each number to 0 with probability p, at random, and only while
-    # training; what is left is multiplied by 1 / (1 - p), to keep the sum the same.
+    # training; what is left is multiplied by 1 / (1 - p): on average, the sum stays.
     dropout = nn.Dropout(p=0.5)
     weights = torch.ones(8, requires_grad=True)
     print("Eight weights of 1 times an input of 1, through Dropout(p=0.5):")
@@ -217,10 +221,12 @@ def show_size_mismatch(state_dict: dict[str, torch.Tensor], hidden_size: int) ->
 
 
 def show_silent_mismatches(
-    model: SimpleNN, hidden_size: int, test_loader: DataLoader, device: str
+    model: SimpleNN,
+    hidden_size: int,
+    test_loader: DataLoader,
+    accuracy: float,
+    device: str,
 ) -> None:
-    _, right = evaluate_model(model, test_loader, device)
-
     tanh_model = TanhNN(hidden_size).to(device)
     tanh_model.load_state_dict(model.state_dict())  # no error
     _, tanh = evaluate_model(tanh_model, test_loader, device)
@@ -234,9 +240,9 @@ def show_silent_mismatches(
     print("No error, and yet wrong:")
     print_table(
         [
-            {"what": what, "test_accuracy": f"{accuracy:.2f}%"}
-            for what, accuracy in (
-                ("everything as in training", right),
+            {"what": what, "test_accuracy": f"{percent:.2f}%"}
+            for what, percent in (
+                ("everything as in training", accuracy),
                 ("Tanh instead of ReLU, same weights", tanh),
                 ("images not normalized", unnormalized),
             )
@@ -266,8 +272,8 @@ def format_top3(probabilities: torch.Tensor) -> str:
 def show_predictions(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Print samples, accuracy per digit and the worst mistakes; return the latter."""
     confidences, predictions = probabilities.max(dim=1)
-    print("The first five test images:")
-    for index in range(5):
+    print("The five test images that the network is least sure of:")
+    for index in confidences.argsort()[:5].tolist():
         print(f"  a {labels[index]}: {format_top3(probabilities[index])}")
 
     print("\nHow many of each digit are read correctly:")
@@ -366,7 +372,7 @@ PICTURE_SIZE = 560
 
 
 def read_own_digit(path: str) -> torch.Tensor:
-    """Turn any picture of one digit into an image like those of MNIST.
+    """Turn a picture of one digit, with some margin, into an image like MNIST's.
 
     The network knows only images made in one way: light ink on black, scaled into
     20 x 20 pixels, centred by mass in 28 x 28. Yours must be made in the same way.
@@ -402,6 +408,8 @@ def read_own_digit(path: str) -> torch.Tensor:
 
 def open_grey(path: str) -> np.ndarray:
     """Return grey values, float32 [height, width], 0 (black) to 1 (white)."""
+    # Pillow warns of very large pictures; they are read all the same.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
         with Image.open(path) as file:
             picture = ImageOps.exif_transpose(file)  # photos may be stored turned
@@ -419,17 +427,17 @@ def open_grey(path: str) -> np.ndarray:
     except Exception as error:  # Pillow raises many kinds, depending on the format
         raise UserError(f"{path} cannot be read as a picture ({error})") from error
     if min(grey.size) > 56:
-        grey = grey.filter(ImageFilter.MedianFilter(5))  # removes specks and noise
+        grey = grey.filter(ImageFilter.MedianFilter(3))  # removes specks and noise
     return np.asarray(grey, dtype=np.float32) / 255
 
 
 def find_ink(grey: np.ndarray) -> np.ndarray:
     """Return how much ink each pixel has, float32 [height, width], 0 to 1.
 
-    Most of a picture is paper, so the paper is as bright as the median pixel. Ink is
+    The paper is as bright as the middle one of the pixels along the border. Ink is
     what differs most from it, be it darker or lighter.
     """
-    paper = np.median(grey)
+    paper = np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]]))
     ink = paper - grey
     if -ink.min() > ink.max():  # light ink on dark paper
         ink = -ink
@@ -466,13 +474,14 @@ def main() -> None:
         read_and_predict(settings.image, model, device)
         return
     state_dict = model.state_dict()
+    # nn.Linear(784, 128) stores its weights as [128, 784]: one row per neuron.
     for name, tensor in state_dict.items():
         print(f"  {name:<11} {list(tensor.shape)}")
     _, _, test_loader = load_mnist_data(dataset=settings.dataset)
     dataset_name = test_loader.dataset.name
     _, accuracy = evaluate_model(model, test_loader, device)
     print(f"Test Accuracy: {accuracy:.2f}%  ({dataset_name} digits)")
-    print("Compare with the end of lesson 3: the same weights, the same accuracy.")
+    print("Compare with lesson 3: same weights and same digits, same accuracy.")
 
     print_section("Two ways of saving")
     compare_ways_of_saving(model)
@@ -485,7 +494,7 @@ def main() -> None:
     show_size_mismatch(state_dict, settings.hidden_size)
 
     print_section("Mismatches that nobody notices")
-    show_silent_mismatches(model, settings.hidden_size, test_loader, device)
+    show_silent_mismatches(model, settings.hidden_size, test_loader, accuracy, device)
 
     print_section("Predictions")
     images, labels = test_loader.dataset.tensors

@@ -6,11 +6,12 @@ It writes:     architecture_comparison.png
 
 Train a network twice with different random numbers, and accuracy differs. So one run
 each tells little about which architecture is better. A fair comparison trains all of
-them on the same data, for the same time, with the same seeds, several times - and
+them on the same data, for as many epochs, with the same seeds, several times - and
 calls a difference that is no larger than luck what it is: a tie.
 """
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dl_utils import (
     TRAINING_SIZE,
+    UserError,
     count_parameters,
     evaluate_model,
     get_device,
@@ -44,6 +46,9 @@ from dl_utils import (
 # Runs per architecture, each with another seed. More runs tell finer differences from
 # luck, and take longer.
 SEEDS = 3
+
+# A difference counts when it is larger than so many standard errors; see is_tie.
+TIE_STANDARD_ERRORS = 3
 
 # Fewer epochs and larger batches than in lesson 3, because there are nine runs.
 EPOCHS = 4
@@ -97,7 +102,7 @@ class ThreeLayerNN(nn.Module):
 
 
 class TanhNN(nn.Module):
-    """Like TwoLayerNN with Tanh, which squeezes numbers into -1..1, for ReLU."""
+    """Like TwoLayerNN, with Tanh in place of ReLU: it squeezes numbers into -1..1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,8 +123,8 @@ def network(*layers: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), *layers)
 
 
-# Name -> how to build a new network. To add your own, add one line. Those below are
-# ready to try: remove the "# " in front.
+# Name -> how to build a new network. To add your own, add one line; "lambda:" because
+# every seed needs a new network. Those below are ready to try: remove the "# ".
 ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "TwoLayerNN": TwoLayerNN,
     "ThreeLayerNN": ThreeLayerNN,
@@ -151,6 +156,11 @@ class Result(NamedTuple):
         """Validation accuracy at the end of each run, percent, [seeds]."""
         return self.val_acc[:, -1]
 
+    @property
+    def spread(self) -> float:
+        """How far a run typically lies from the mean: the standard deviation."""
+        return float(self.final.std(ddof=1))
+
 
 def train_epoch(
     model: nn.Module,
@@ -159,15 +169,15 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     device: str,
 ) -> None:
-    """The five steps of lesson 3."""
+    """Train on every image once: the five steps of lesson 3."""
     model.train()
     for images, labels in loader:
         images, labels = images.to(device), labels.to(device)
-        optimizer.zero_grad()  # step 1
-        logits = model(images)  # step 2, forward
-        loss = criterion(logits, labels)  # step 3
-        loss.backward()  # step 4
-        optimizer.step()  # step 5
+        optimizer.zero_grad()  # Step 1, zero_grad
+        logits = model(images)  # Step 2, forward
+        loss = criterion(logits, labels)  # Step 3, loss
+        loss.backward()  # Step 4, backward
+        optimizer.step()  # Step 5, step
 
 
 def run_experiment(
@@ -193,14 +203,17 @@ def run_experiment(
         start = time.perf_counter()
         for _ in range(settings.epochs):
             train_epoch(model, train_loader, criterion, optimizer, device)
-            curve.append(evaluate_model(model, val_loader, device)[1])
+            val_loss, val_acc_now = evaluate_model(model, val_loader, device)
+            if not math.isfinite(val_loss):
+                raise UserError(
+                    f"{name} diverged: its loss is no number any more. Divide the "
+                    "learning rate by 10 and run again"
+                )
+            curve.append(val_acc_now)
         seconds.append(time.perf_counter() - start)
         val_acc.append(curve)
         models.append(model)
-        print(
-            f"{name:<14} seed {seed}: Val Acc: {curve[-1]:.2f}%, {seconds[-1]:.1f} s",
-            flush=True,
-        )
+        print(f"{name:<14} seed {seed}: Val Acc: {curve[-1]:.2f}%, {seconds[-1]:.1f} s")
     return Result(
         name,
         count_parameters(model),
@@ -211,37 +224,37 @@ def run_experiment(
 
 
 def is_tie(first: Result, second: Result) -> bool:
-    """Return whether the runs of two architectures overlap.
+    """Return whether luck can explain the difference between two architectures.
 
-    Luck is an unlikely explanation only if every run of the one beats every run of the
-    other: of two equal architectures with 3 runs each, a given one does so in 1 of 20
-    comparisons.
+    The mean of n runs is itself a matter of luck: its standard error is the standard
+    deviation of the runs divided by the root of n. With 3 runs each, the means of two
+    equal architectures differ by more than 3 standard errors in 4 of 100 comparisons.
     """
-    return bool(
-        first.final.min() <= second.final.max()
-        and second.final.min() <= first.final.max()
+    difference = first.final.mean() - second.final.mean()
+    standard_error = np.sqrt(
+        first.spread**2 / len(first.final) + second.spread**2 / len(second.final)
     )
+    return bool(abs(difference) <= TIE_STANDARD_ERRORS * standard_error)
 
 
 def choose(results: list[Result]) -> Result:
     """Return the best architecture on validation; of those that tie, the smallest."""
     best = max(results, key=lambda result: result.final.mean())
     tied = [result for result in results if is_tie(result, best)]
-    return min(tied, key=lambda result: result.parameters)
+    return min(tied, key=lambda result: (result.parameters, -result.final.mean()))
 
 
 def conclude(results: list[Result]) -> str:
     """Return in one sentence what the numbers show, to print and as title."""
-    ranking = sorted(results, key=lambda result: -result.final.mean())
-    best, others = ranking[0], ranking[1:]
-    ties = [other.name for other in others if is_tie(other, best)]
-    beaten = [other.name for other in others if other.name not in ties]
+    best = max(results, key=lambda result: result.final.mean())
+    ties = [result.name for result in results if is_tie(result, best)]
+    beaten = [result.name for result in results if result.name not in ties]
     parts = []
     if beaten:
-        parts.append(f"{best.name} beats {' and '.join(beaten)}")
-    if ties:
-        parts.append(f"{best.name} and {' and '.join(ties)} tie")
-    return "; ".join(parts) or f"{best.name} has nothing to compare with"
+        parts.append(f"{best.name} beats {', '.join(beaten)}")
+    if len(ties) > 1:
+        parts.append(f"{', '.join(ties)} tie")
+    return "; ".join(parts)
 
 
 def plot_comparison(results: list[Result], dataset_name: str) -> None:
@@ -321,15 +334,17 @@ def main() -> None:
                 "architecture": result.name,
                 "parameters": f"{result.parameters:,}",
                 "val_acc_mean": f"{result.final.mean():.2f}",
-                "val_acc_lowest": f"{result.final.min():.2f}",
-                "val_acc_highest": f"{result.final.max():.2f}",
+                "val_acc_spread": f"{result.spread:.2f}",
                 "training_seconds": f"{result.seconds:.1f}",
             }
             for result in results
         ]
     )
     print_wrapped(f"{conclude(results)}.")
-    print("(A tie: the ranges of their runs overlap, so the difference may be luck.)")
+    print_wrapped(
+        "Spread: the standard deviation over the seeds. Tie: luck can explain the "
+        "difference."
+    )
 
     # The test set judges the architecture that validation has chosen, and no other:
     # to choose by test accuracy would make it too good to be true.

@@ -352,8 +352,11 @@ def _download(packed: Path) -> None:
         OSError: no mirror delivered the file, or the folder cannot be written to.
     """
     # Imported here: it takes a second, and only the very first run needs it.
-    from torchvision.datasets import MNIST
-    from torchvision.datasets.utils import download_url
+    try:
+        from torchvision.datasets import MNIST
+        from torchvision.datasets.utils import download_url
+    except (ImportError, RuntimeError) as error:
+        raise OSError(f"torchvision does not fit this torch ({error})") from error
 
     packed.parent.mkdir(parents=True, exist_ok=True)
     print(f"Downloading {packed.name} to {packed.parent}")
@@ -426,7 +429,8 @@ def set_seed(seed: int) -> None:
     """Start all random numbers from `seed`, so that a run can be repeated exactly.
 
     Same machine, same versions, same seed: the same weights bit for bit. Another
-    processor or PyTorch version rounds differently, and the results drift apart.
+    processor, PyTorch version or number of threads rounds differently, and the results
+    drift apart.
 
     Args:
         seed: any whole number from 0 to 2**63 - 1.
@@ -458,9 +462,7 @@ def evaluate_model(
     # dropping); inference_mode() saves the work of recording for gradients.
     was_training = model.training
     model.eval()
-    loss_sum = 0.0
-    correct = 0
-    count = 0
+    loss_sum, correct, count = 0.0, 0, 0
     with torch.inference_mode():
         for images, labels in loader:
             images, labels = images.to(device), labels.to(device)
@@ -495,7 +497,7 @@ BETTER_TRAINING = 0.5  # the training loss now over what it was at that best epo
 TREND_EPOCHS = 2  # still improving? compare with so many epochs before
 IMPROVING_LOSS = 0.95  # the validation loss now over what it was then, or less
 IMPROVING_POINTS = 3.0  # or points of validation accuracy gained since then
-IMPROVING_GAP = 1.0  # if training is less than so many points ahead of validation
+IMPROVING_GAP = 1.0  # training is less than so many points ahead, or still below 95%
 
 
 class Diagnosis(NamedTuple):
@@ -517,8 +519,8 @@ def has_diverged(history: dict[str, list[float]]) -> bool:
 def diagnose_training(history: dict[str, list[float]]) -> Diagnosis:
     """Name what the curves of a training run show, and say what to try next.
 
-    The checks go from the gravest finding to the mildest; the first that applies is
-    the verdict, so every history gets exactly one. Training accuracy is averaged over
+    The checks are made in a fixed order, and the first that applies is the verdict:
+    every history gets exactly one. Training accuracy is averaged over
     an epoch while the weights move, so early in training it lies below validation.
 
     Args:
@@ -563,6 +565,21 @@ def diagnose_training(history: dict[str, list[float]]) -> Diagnosis:
             f"to {val_loss[-1]:.3f}.",
             f"Use more training images, or stop near epoch {best + 1}.",
         )
+    # Before the first epoch the network guesses: one digit in ten, loss ln(10).
+    loss_before = [GUESSING_LOSS, *val_loss][-1 - TREND_EPOCHS :][0]
+    acc_before = [10.0, *val_acc][-1 - TREND_EPOCHS :][0]
+    improving = (
+        val_loss[-1] <= IMPROVING_LOSS * loss_before
+        or val_acc[-1] >= acc_before + IMPROVING_POINTS
+    )
+    learned = train_acc[-1] >= UNDERFITTING_ACCURACY
+    if improving and (gap < IMPROVING_GAP or not learned):
+        return Diagnosis(
+            "still improving",
+            f"Validation was still getting better (loss {loss_before:.3f} -> "
+            f"{val_loss[-1]:.3f}): {accuracies}.",
+            "Train for more epochs, or raise the learning rate.",
+        )
     if gap >= OVERFITTING_GAP:
         return Diagnosis(
             "overfitting",
@@ -577,20 +594,7 @@ def diagnose_training(history: dict[str, list[float]]) -> Diagnosis:
             f"Train for about {best + 1} epochs.",
         )
 
-    # Before the first epoch the network guesses: one digit in ten, loss ln(10).
-    loss_before = [GUESSING_LOSS, *val_loss][-1 - TREND_EPOCHS :][0]
-    acc_before = [10.0, *val_acc][-1 - TREND_EPOCHS :][0]
-    if gap < IMPROVING_GAP and (
-        val_loss[-1] <= IMPROVING_LOSS * loss_before
-        or val_acc[-1] >= acc_before + IMPROVING_POINTS
-    ):
-        return Diagnosis(
-            "still improving",
-            f"Validation was still getting better (loss {loss_before:.3f} -> "
-            f"{val_loss[-1]:.3f}): {accuracies}.",
-            "Train for more epochs, or raise the learning rate.",
-        )
-    if train_acc[-1] < UNDERFITTING_ACCURACY:
+    if not learned:
         return Diagnosis(
             "underfitting",
             f"The network cannot even learn its training images: {accuracies}.",
@@ -663,6 +667,8 @@ def explain_model_errors(path: str | os.PathLike) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     except FileNotFoundError:
         raise UserError(f"there is no {path}: run 03_train_mnist.py first") from None
     except OSError as error:
@@ -776,9 +782,11 @@ def record_run(path: str | os.PathLike, record: dict[str, object]) -> None:
     path = Path(path)
     columns = list(record)
     header, rows = columns, []
-    if path.exists() and path.stat().st_size > 0:
-        with open(path, newline="", encoding="utf-8", errors="replace") as file:
-            header, *rows = csv.reader(file)
+    if path.exists():
+        # utf-8-sig: spreadsheet programs put a mark in front.
+        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+            lines = [line for line in csv.reader(file) if line]
+        header, rows = (lines[0], lines[1:]) if lines else (columns, [])
     if header != columns or any(len(row) != len(columns) for row in rows):
         raise UserError(
             f"{path} has other columns, so this run is not added to it: rename it or "
@@ -832,7 +840,7 @@ def print_table(rows: list[dict[str, object]]) -> None:
     lines = [[] for _ in range(height + len(rows))]
     for name, head in heads.items():
         values = [str(row[name]) for row in rows]
-        has_letters = any(letter.isalpha() for value in values for letter in value)
+        has_letters = any(value[:1].isalpha() for value in values)
         cells = [""] * (height - len(head)) + head + values
         width = max(len(cell) for cell in cells)
         for line, cell in zip(lines, cells, strict=True):
@@ -893,6 +901,7 @@ HYPERPARAMETERS = {
         "training images to use; few of them show overfitting",
     ),
     "seed": (_whole_number(0, 2**63 - 1), "start of all random numbers"),
+    "samples_per_digit": (_whole_number(1, 100), "images per digit in the picture"),
     "dataset": (
         _dataset_choice,
         "auto (MNIST if it can be had), mnist or synthetic",
@@ -950,7 +959,9 @@ def run_script(main: Callable[[], None]) -> None:
     line, 130 stopped by Ctrl-C.
     """
     # A folder's name may hold letters that the console or a pipe cannot show.
-    sys.stdout.reconfigure(errors="backslashreplace")
+    # Line by line, so that progress shows in a pipe, too. (IDLE's output is no file.)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
         main()
         sys.stdout.flush()

@@ -285,6 +285,14 @@ def test_still_improving_needs_a_gap_below_1_point(train_acc, expected):
     assert verdict(curves) == expected
 
 
+def test_a_run_that_is_not_finished_is_not_called_overfitting():
+    # 200 images for 2 epochs: a gap of 11 points, but everything still improves.
+    curves = history([2.1, 1.6], [40.0, 68.0], [1.79, 1.46], [50.0, 57.0])
+    assert verdict(curves) == "still improving"
+    curves["train_acc"][-1] = 95.0
+    assert verdict(curves) == "overfitting"
+
+
 def test_improvement_is_measured_over_the_last_two_epochs():
     curves = flat(train_acc=96.0, val_acc=96.0)
     curves["val_loss"] = [0.2] * 7 + [0.1] * 3

@@ -71,7 +71,8 @@ def anchors(text):
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_characters_are_whole(name):
-    broken = ["�", "Ã", "â€", "ðŸ"]
+    # What UTF-8 looks like when it was read as something else.
+    broken = ["\ufffd", "\u00c3", "\u00e2\u20ac", "\u00f0\u0178"]
     assert not any(mark in TEXTS[name] for mark in broken)
 
 

@@ -63,11 +63,22 @@ def test_the_lines_in_reserve_work(tmp_path):
 # ------------------------------------------------------------------------------
 
 
-def test_overlapping_runs_are_a_tie(script):
+def test_a_difference_of_up_to_3_standard_errors_is_a_tie(script):
+    # Both spread by 0.2, so the standard error is 0.2 * sqrt(2 / 3) = 0.163.
     one = result(script, "One", [97.0, 97.2, 97.4])
-    assert script.is_tie(one, result(script, "Two", [97.4, 97.6, 97.8]))
-    assert not script.is_tie(one, result(script, "Two", [97.5, 97.6, 97.8]))
+    for difference, tie in ((0.48, True), (0.5, False)):
+        finals = [97.0 + difference, 97.2 + difference, 97.4 + difference]
+        assert script.is_tie(one, result(script, "Two", finals)) is tie
+        assert script.is_tie(result(script, "Two", finals), one) is tie
     assert script.is_tie(one, result(script, "Two", [90.0, 99.0, 99.0]))
+
+
+def test_more_runs_tell_finer_differences(script):
+    for runs, tie in ((1, True), (4, False)):
+        one = result(script, "One", [97.0, 97.2, 97.4] * runs)
+        assert (
+            script.is_tie(one, result(script, "Two", [97.3, 97.5, 97.7] * runs)) is tie
+        )
 
 
 def test_a_win_and_a_tie_are_named(script):
@@ -76,10 +87,9 @@ def test_a_win_and_a_tie_are_named(script):
         result(script, "Best", [97.0, 98.0]),
         result(script, "Near", [97.0, 97.5]),
     ]
-    assert script.conclude(results) == "Best beats Low; Best and Near tie"
+    assert script.conclude(results) == "Best beats Low; Best, Near tie"
     assert script.conclude(results[::2]) == "Near beats Low"
-    assert script.conclude(results[1:]) == "Best and Near tie"
-    assert script.conclude(results[:1]) == "Low has nothing to compare with"
+    assert script.conclude(results[1:]) == "Best, Near tie"
 
 
 def test_of_those_that_tie_with_the_best_the_smallest_is_chosen(script):
@@ -174,6 +184,15 @@ def test_same_seed_same_images_for_all(script, synthetic, monkeypatch):
     assert seen["TwoLayerNN"] == seen["TanhNN"]
     orders = seen["TwoLayerNN"]
     assert len({tuple(order) for order in orders}) == 4  # per seed and epoch another
+
+
+def test_a_diverged_network_is_not_compared(tmp_path, synthetic_dir):
+    process = run_python(
+        SCRIPT, *QUICK, "--learning-rate", "1e30", cwd=tmp_path, data_dir=synthetic_dir
+    )
+    assert process.returncode == 1
+    assert process.stderr.startswith("Error: TwoLayerNN diverged")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.real_mnist
