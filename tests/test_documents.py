@@ -59,7 +59,7 @@ def anchors(text):
     found = []
     for heading in re.findall(r"^#+ (.+)$", without_code(text), re.MULTILINE):
         slug = re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
-        number = sum(re.fullmatch(rf"{re.escape(slug)}(-\d+)?", x) for x in found) or 0
+        number = sum(re.sub(r"-\d+$", "", earlier) == slug for earlier in found)
         found.append(f"{slug}-{number}" if number else slug)
     return found
 
