@@ -237,23 +237,28 @@ def is_tie(first: Result, second: Result) -> bool:
     return bool(abs(difference) <= TIE_STANDARD_ERRORS * standard_error)
 
 
+def best_and_tied(results: list[Result]) -> tuple[Result, list[Result]]:
+    """Return the best architecture on validation, and all that tie with it."""
+    best = max(results, key=lambda result: result.final.mean())
+    return best, [result for result in results if is_tie(result, best)]
+
+
 def choose(results: list[Result]) -> Result:
     """Return the best architecture on validation; of those that tie, the smallest."""
-    best = max(results, key=lambda result: result.final.mean())
-    tied = [result for result in results if is_tie(result, best)]
+    _, tied = best_and_tied(results)
     return min(tied, key=lambda result: (result.parameters, -result.final.mean()))
 
 
 def conclude(results: list[Result]) -> str:
     """Return in one sentence what the numbers show, to print and as title."""
-    best = max(results, key=lambda result: result.final.mean())
-    ties = [result.name for result in results if is_tie(result, best)]
-    beaten = [result.name for result in results if result.name not in ties]
+    best, tied = best_and_tied(results)
+    tied_names = [result.name for result in tied]
+    beaten = [result.name for result in results if result.name not in tied_names]
     parts = []
     if beaten:
         parts.append(f"{best.name} beats {', '.join(beaten)}")
-    if len(ties) > 1:
-        parts.append(f"{', '.join(ties)} tie")
+    if len(tied) > 1:
+        parts.append(f"{', '.join(tied_names)} tie")
     return "; ".join(parts)
 
 

@@ -497,7 +497,7 @@ BETTER_TRAINING = 0.5  # the training loss now over what it was at that best epo
 TREND_EPOCHS = 2  # still improving? compare with so many epochs before
 IMPROVING_LOSS = 0.95  # the validation loss now over what it was then, or less
 IMPROVING_POINTS = 3.0  # or points of validation accuracy gained since then
-IMPROVING_GAP = 1.0  # training is less than so many points ahead, or still below 95%
+IMPROVING_GAP = 1.0  # training is less than so many points ahead (below 95%: any)
 
 
 class Diagnosis(NamedTuple):
@@ -520,8 +520,8 @@ def diagnose_training(history: dict[str, list[float]]) -> Diagnosis:
     """Name what the curves of a training run show, and say what to try next.
 
     The checks are made in a fixed order, and the first that applies is the verdict:
-    every history gets exactly one. Training accuracy is averaged over
-    an epoch while the weights move, so early in training it lies below validation.
+    every history gets exactly one. Training accuracy is averaged over an epoch while
+    the weights move, so early in training it lies below validation.
 
     Args:
         history: HISTORY_KEYS, each a list with one number per epoch; accuracy in

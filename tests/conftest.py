@@ -90,6 +90,12 @@ def real_mnist(real_mnist_dir, monkeypatch):
     monkeypatch.setattr(dl_utils, "DATA_DIR", real_mnist_dir)
 
 
+def assert_fits_the_console(output):
+    """Redirected output on Windows takes ASCII only, and a narrow window 88 columns."""
+    assert output.isascii()
+    assert max(map(len, output.splitlines())) <= 88
+
+
 class Lessons(NamedTuple):
     """The five lessons, run in order in one folder."""
 

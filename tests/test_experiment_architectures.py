@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, load_script, run_python
+from conftest import ROOT, assert_fits_the_console, load_script, run_python
 from torch import nn
 
 SCRIPT = ROOT / "05_experiment_architectures.py"
@@ -138,8 +138,8 @@ def test_test_accuracy_appears_once(quick_run):
 
 def test_the_output_is_ascii_and_fits_the_screen(quick_run):
     output = quick_run[1].stdout
-    assert output.isascii() and "synthetic digits" in output
-    assert max(map(len, output.splitlines())) <= 88
+    assert_fits_the_console(output)
+    assert "synthetic digits" in output
 
 
 def test_one_more_architecture_is_one_more_line(tmp_path, synthetic_dir):

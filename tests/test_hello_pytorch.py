@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, load_script, run_python
+from conftest import ROOT, assert_fits_the_console, load_script, run_python
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -67,8 +67,7 @@ def test_a_run_writes_no_file(run):
 
 def test_the_output_is_ascii_and_fits_the_screen(run):
     _, process = run
-    assert process.stdout.isascii()
-    assert max(len(line) for line in process.stdout.splitlines()) <= 88
+    assert_fits_the_console(process.stdout)
     assert process.stderr == ""
 
 

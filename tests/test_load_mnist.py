@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from conftest import ROOT, load_script, run_python
+from conftest import ROOT, assert_fits_the_console, load_script, run_python
 
 SCRIPT = ROOT / "02_load_mnist.py"
 PICTURES = ["mnist_overview.png", "mnist_samples.png"]
@@ -178,8 +178,7 @@ def explore(dataset, data_dir, folder):
 
 def test_a_run_prints_plain_text_and_writes_two_pictures(synthetic_dir, tmp_path):
     output = explore("synthetic", synthetic_dir, tmp_path)
-    assert output.isascii()
-    assert max(map(len, output.splitlines())) <= 88
+    assert_fits_the_console(output)
     assert "synthetic digits" in output
     assert "These digits are synthetic, so the numbers differ." in output
     assert sorted(path.name for path in tmp_path.iterdir()) == PICTURES

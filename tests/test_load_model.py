@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, load_script, run_python
+from conftest import ROOT, assert_fits_the_console, load_script, run_python
 from PIL import Image
 
 import dl_utils
@@ -84,8 +84,7 @@ def test_it_writes_two_pictures(lessons):
 
 def test_the_output_is_ascii_and_fits_the_screen(lessons):
     output = lessons[2]
-    assert output.isascii()
-    assert max(map(len, output.splitlines())) <= 88
+    assert_fits_the_console(output)
 
 
 def test_the_size_mismatch_is_pytorchs_own_message(lessons, script):

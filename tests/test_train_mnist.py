@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import (
     ROOT,
+    assert_fits_the_console,
     load_script,
     run_python,
     script_environment,
@@ -146,8 +147,7 @@ def test_a_run_writes_three_files_and_names_them(quick_run):
 
 def test_the_output_is_ascii_and_fits_the_screen(quick_run):
     _, process = quick_run
-    assert process.stdout.isascii()
-    assert max(len(line) for line in process.stdout.splitlines()) <= 88
+    assert_fits_the_console(process.stdout)
     assert process.stderr == ""
 
 
