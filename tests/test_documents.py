@@ -1,18 +1,25 @@
-"""The documents: every link, example, command and figure in them holds."""
+"""The documents: every link, example and command in them works.
+
+Their figures are measured in test_figures.py.
+"""
 
 import doctest
 import re
-import shlex
-import shutil
 
 import numpy as np
 import pytest
-from conftest import ROOT, SCRIPTS, run_python, training_runs
+from conftest import ROOT, SCRIPTS, run_python
+from documents import (
+    CONCEPTS,
+    DOCUMENTS,
+    GUIDE,
+    TEXTS,
+    blocks,
+    commands,
+    section,
+    without_code,
+)
 from PIL import Image
-
-DOCUMENTS = ["README.md", "LEARNING_GUIDE.md", "ML_CONCEPTS_EXPLAINED.md"]
-TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
-GUIDE, CONCEPTS = TEXTS["LEARNING_GUIDE.md"], TEXTS["ML_CONCEPTS_EXPLAINED.md"]
 
 # Concepts that other documents and pages may link to.
 CONCEPT_ANCHORS = [
@@ -33,25 +40,6 @@ CONCEPT_ANCHORS = [
     "normalization",
     "generalization",
 ]
-
-
-def without_code(text):
-    """Return a document without its fenced blocks, whose # and [] mean other things."""
-    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-
-
-def blocks(text, language):
-    """Return the contents of the fenced blocks in one language."""
-    return re.findall(
-        rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE
-    )
-
-
-def section(text, heading):
-    """Return what stands below a "## " heading."""
-    start = text.index(f"\n## {heading}\n")
-    end = re.search(r"\n## ", text[start + 4 :])
-    return text[start : start + 4 + end.start()] if end else text[start:]
 
 
 def anchors(text):
@@ -136,14 +124,6 @@ def test_examples_print_what_they_say(name, monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def commands(text):
-    """Return the words of every "python 0..." line in the bash blocks."""
-    lines = "\n".join(blocks(text, "bash")).splitlines()
-    # A line may set up the environment first; only its last command counts here.
-    found = (line.split("&&")[-1].strip() for line in lines)
-    return [shlex.split(line)[1:] for line in found if line.startswith("python 0")]
-
-
 def test_the_commands_outside_the_lab_run(tmp_path, synthetic_dir):
     lab = section(GUIDE, "Lab")
     unique = {
@@ -171,7 +151,7 @@ def test_the_commands_outside_the_lab_run(tmp_path, synthetic_dir):
 
 
 # ------------------------------------------------------------------------------
-# Figures, on real MNIST
+# Outputs shown, on real MNIST
 # ------------------------------------------------------------------------------
 
 
@@ -212,53 +192,3 @@ def test_the_outputs_shown_are_what_the_lessons_print(number, lessons_on_mnist):
         words, numbers = skeleton(line)
         assert words in printed, f"not printed: {line}"
         assert any(similar(numbers, other) for other in printed[words]), line
-
-
-LAB = re.split(r"^### ", section(GUIDE, "Lab"), flags=re.MULTILINE)[1:]
-
-
-def apply_edit(diff, folder):
-    """Apply a diff block of the guide to a copy of the project."""
-    name, *lines = diff.splitlines()
-    path = folder / name.removeprefix(" # ")
-    text = path.read_text()
-    for hunk in re.split(r"^ \.\.\.\n", "\n".join(lines) + "\n", flags=re.MULTILINE):
-        rows = hunk.splitlines()
-        old, new = (
-            "".join(row[1:] + "\n" for row in rows if row[:1] in sign)
-            for sign in (" -", " +")
-        )
-        assert text.count(old) == 1, f"{name} has not exactly one\n{old}"
-        text = text.replace(old, new)
-    path.write_text(text)
-
-
-@pytest.mark.real_mnist
-@pytest.mark.parametrize("experiment", LAB, ids=lambda text: text.splitlines()[0])
-def test_the_lab_gives_the_measured_answers(experiment, tmp_path, real_mnist_dir):
-    for path in ROOT.glob("*.py"):
-        shutil.copy(path, tmp_path)
-    for diff in blocks(experiment, "diff"):
-        apply_edit(diff, tmp_path)
-    run_folder = tmp_path / "run"
-    run_folder.mkdir()
-    measured = re.findall(r"^Measured: (.+)$", experiment, re.MULTILINE)
-    for (script, *flags), answer in zip(commands(experiment), measured, strict=True):
-        process = run_python(
-            tmp_path / script, *flags, cwd=run_folder, data_dir=real_mnist_dir
-        )
-        assert process.returncode in (0, 1), process.stderr
-        if script == "03_train_mnist.py":
-            run = training_runs(run_folder)[-1]
-            assert f'verdict "{run["verdict"]}"' in answer
-            stated = re.findall(r"(?:training|validation) ([\d.]+)%", answer)
-            figures = [float(run["train_acc"]), float(run["val_acc"])]
-        else:
-            stated, figures = [], []
-            for name, figure in re.findall(r"(\w+) ([\d.]+)%", answer):
-                row = re.search(rf"^{name} +[\d,]+ +([\d.]+) ", process.stdout, re.M)
-                stated.append(figure)
-                figures.append(float(row[1]))
-        assert len(stated) == len(figures) > 0
-        for a, b in zip(stated, figures, strict=True):
-            assert abs(float(a) - b) <= 1.0, f"{answer}: measured {figures}"
