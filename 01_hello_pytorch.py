@@ -10,15 +10,6 @@ here, type "import torch" (for one section each also "import numpy as np" and
 "from dl_utils import get_device"), and try your own lines.
 """
 
-import math
-import platform
-import time
-from collections.abc import Callable
-
-import numpy as np
-import torch
-from torch import nn
-
 from dl_utils import (
     get_device,
     parse_settings,
@@ -27,6 +18,15 @@ from dl_utils import (
     run_script,
     set_seed,
 )
+
+import math
+import platform
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
 
 # ------------------------------------------------------------------------------
 # Hyperparameters of the last section: what you choose before training starts.
@@ -41,11 +41,6 @@ LEARNING_RATE = 0.1
 
 # Start of all random numbers: the noise in the points and the first, random line.
 SEED = 42
-
-# The task: points near the line y = 2x + 1. NOISE is their typical distance from it.
-TRUE_SLOPE = 2.0
-TRUE_INTERCEPT = 1.0
-NOISE = 0.1
 
 
 def show(code: str, result: object = None) -> None:
@@ -373,10 +368,13 @@ def train_epoch(
 
 def fit_line(epochs: int, learning_rate: float, device: str) -> None:
     print_section(f"A first model that learns, learning rate {learning_rate}")
+    # The task: points near the line y = 2x + 1. The noise is their typical distance
+    # from it.
+    true_slope, true_intercept, noise = 2.0, 1.0, 0.1
     # 100 points, one per row. The model will answer in the same shape; with y as [100]
     # broadcasting would compare each answer with every point.
     x = torch.linspace(-1, 1, 100).reshape(100, 1).to(device)  # [100] -> [100, 1]
-    y = TRUE_SLOPE * x + TRUE_INTERCEPT + NOISE * torch.randn(100, 1).to(device)
+    y = true_slope * x + true_intercept + noise * torch.randn(100, 1).to(device)
     # One input, one output: model(x) = weight * x + bias. It starts as a random line.
     model = nn.Linear(1, 1).to(device)
     # Mean squared error: the mean of (prediction - y) ** 2 over all points.
@@ -385,7 +383,7 @@ def fit_line(epochs: int, learning_rate: float, device: str) -> None:
     # fused=True updates all weights in one operation.
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, fused=True)
 
-    print(f"100 points near y = {TRUE_SLOPE} * x + {TRUE_INTERCEPT}. Find that line:")
+    print(f"100 points near y = {true_slope} * x + {true_intercept}. Find that line:")
     print(f"{'epoch':>7}{'loss':>12}{'slope':>12}{'intercept':>12}")
     for epoch in range(epochs + 1):
         if epoch > 0:  # line 0 of the table shows the model before training
@@ -402,11 +400,11 @@ def fit_line(epochs: int, learning_rate: float, device: str) -> None:
                 break
 
     # Even the true line misses the points by the noise, so no line gets far below
-    # NOISE ** 2. A loss that is nan fails both comparisons and ends in the last case.
-    if loss < 2 * NOISE**2 + 1e-4:
+    # noise ** 2. A loss that is nan fails both comparisons and ends in the last case.
+    if loss < 2 * noise**2 + 1e-4:
         print_wrapped(
-            f"Found: slope {slope:.3f} (true: {TRUE_SLOPE}), intercept {intercept:.3f} "
-            f"(true: {TRUE_INTERCEPT}). The rest is noise."
+            f"Found: slope {slope:.3f} (true: {true_slope}), intercept {intercept:.3f} "
+            f"(true: {true_intercept}). The rest is noise."
         )
     elif loss <= first_loss:
         print("Not there yet: use more epochs or another learning rate.")

@@ -10,10 +10,6 @@ look first: what is there, how much of it, and is it clean? (With sound you woul
 listen first: silent clips, a class with few recordings, one recording twice.)
 """
 
-import matplotlib.pyplot as plt
-import torch
-from torch import nn
-
 from dl_utils import (
     MNIST_MEAN,
     MNIST_STD,
@@ -26,6 +22,10 @@ from dl_utils import (
     save_figure,
     set_seed,
 )
+
+import matplotlib.pyplot as plt
+import torch
+from torch import nn
 
 # ------------------------------------------------------------------------------
 # Settings

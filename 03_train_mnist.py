@@ -9,16 +9,11 @@ It writes:     mnist_model.pth       the trained weights (lesson 4 loads them)
 The heart is train_epoch: five steps, repeated for every batch of images.
 """
 
-import time
-
-import torch
-from torch import nn
-from torch.utils.data import DataLoader
-
 from dl_utils import (
     TRAINING_SIZE,
     UserError,
     atomic_path,
+    check_can_write,
     count_parameters,
     diagnose_training,
     evaluate_model,
@@ -33,6 +28,12 @@ from dl_utils import (
     run_script,
     set_seed,
 )
+
+import time
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
 
 # ------------------------------------------------------------------------------
 # Hyperparameters: what you choose before training; the network cannot learn them.
@@ -219,6 +220,7 @@ def main() -> None:
         seed=SEED,
         dataset=DATASET,
     )
+    check_can_write(MODEL_PATH, HISTORY_PLOT_PATH, RUNS_PATH)
     set_seed(settings.seed)
     device = get_device()
 

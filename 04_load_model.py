@@ -9,21 +9,6 @@ A file of weights is a heap of numbers. It becomes a network again only together
 the same architecture and the same preparation of the images as in training.
 """
 
-import io
-import pickle
-import warnings
-
-import matplotlib.pyplot as plt
-import numpy as np
-import torch
-from PIL import (
-    Image,
-    ImageFilter,
-    ImageOps,
-)  # Pillow comes with matplotlib and torchvision
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
-
 from dl_utils import (
     EVALUATION_BATCH_SIZE,
     MNIST_MEAN,
@@ -43,6 +28,21 @@ from dl_utils import (
     save_figure,
     set_seed,
 )
+
+import io
+import pickle
+import warnings
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from PIL import (
+    Image,
+    ImageFilter,
+    ImageOps,
+)  # Pillow comes with matplotlib and torchvision
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 # ------------------------------------------------------------------------------
 # Settings
@@ -300,7 +300,7 @@ def plot_predictions(
 ) -> None:
     """Draw ten samples, and below them the ten most confident mistakes."""
     confidences, predictions = probabilities.max(dim=1)
-    figure, axes = plt.subplots(2, 10, figsize=(13, 4), layout="constrained")
+    figure, axes = plt.subplots(2, 10, figsize=(10, 3.6), layout="constrained")
     for row, indices in zip(axes, (torch.arange(10), worst[:10]), strict=True):
         for axis in row:
             axis.axis("off")

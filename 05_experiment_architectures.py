@@ -10,21 +10,11 @@ them on the same data, for as many epochs, with the same seeds, several times - 
 calls a difference that is no larger than luck what it is: a tie.
 """
 
-import argparse
-import math
-import time
-from collections.abc import Callable
-from typing import NamedTuple
-
-import matplotlib.pyplot as plt
-import numpy as np
-import torch
-from torch import nn
-from torch.utils.data import DataLoader, Dataset
-
 from dl_utils import (
     TRAINING_SIZE,
     UserError,
+    check_architectures,
+    check_can_write,
     count_parameters,
     evaluate_model,
     get_device,
@@ -38,6 +28,18 @@ from dl_utils import (
     save_figure,
     set_seed,
 )
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 # ------------------------------------------------------------------------------
 # Hyperparameters: the same for all architectures, so that only these differ.
@@ -259,13 +261,13 @@ def conclude(results: list[Result]) -> str:
         parts.append(f"{best.name} beats {', '.join(beaten)}")
     if len(tied) > 1:
         parts.append(f"{', '.join(tied_names)} tie")
-    return "; ".join(parts)
+    return "; ".join(parts) or f"{best.name} alone, so there is nothing to compare"
 
 
 def plot_comparison(results: list[Result], dataset_name: str) -> None:
     """Draw curves with bands, final accuracy with its range, and the cost."""
     figure, (curves, finals, costs) = plt.subplots(
-        1, 3, figsize=(13, 4.6), layout="constrained", width_ratios=(1.4, 1, 1)
+        1, 3, figsize=(11.5, 4.4), layout="constrained", width_ratios=(1.4, 1, 1)
     )
     # Colours that colour-blind readers can tell apart (Okabe and Ito), and markers.
     colors = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
@@ -299,7 +301,7 @@ def plot_comparison(results: list[Result], dataset_name: str) -> None:
     costs.set_title("Cost", fontsize=11)
     costs.margins(y=0.2)
     for axis in (finals, costs):
-        axis.set_xticks(range(len(names)), names, rotation=0 if len(names) < 4 else 30)
+        axis.set_xticks(range(len(names)), names, rotation=30)
     for axis in (curves, finals):
         axis.grid(alpha=0.3)
     seeds = len(results[0].models)
@@ -317,6 +319,8 @@ def main() -> None:
         train_samples=TRAIN_SAMPLES,
         dataset=DATASET,
     )
+    check_architectures(ARCHITECTURES)
+    check_can_write(PLOT_PATH)
     device = get_device()
 
     print_section("Data")

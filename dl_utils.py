@@ -11,7 +11,22 @@ A first-time reader needs get_device, load_mnist_data, evaluate_model and
 diagnose_training; the rest is machinery that keeps the lessons free of clutter.
 """
 
+import os
+import signal
+import sys
+
+
+def _stop_while_loading(*_) -> None:
+    print("\nStopped.", file=sys.stderr)
+    os._exit(130)
+
+
+# Loading PyTorch takes seconds, in which Ctrl-C would end in a traceback. The scripts
+# import this module first, so this covers them; run_script does so from then on.
+_handler_before = signal.signal(signal.SIGINT, _stop_while_loading)
+
 import argparse
+import atexit
 import contextlib
 import csv
 import gzip
@@ -20,12 +35,13 @@ import http.client
 import io
 import itertools
 import math
-import os
+import queue
 import re
 import socket
-import sys
 import tempfile
 import textwrap
+import threading
+import urllib.request
 import warnings
 import zipfile
 import zlib
@@ -37,6 +53,8 @@ import matplotlib
 
 # "Agg" draws into files and needs no screen, so the scripts also run on a server.
 matplotlib.use("Agg")
+
+import synthetic_digits
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -51,7 +69,7 @@ from torch.utils.data import (
 )
 from tqdm import tqdm
 
-import synthetic_digits
+signal.signal(signal.SIGINT, _handler_before)
 
 # ------------------------------------------------------------------------------
 # Errors and devices
@@ -76,16 +94,19 @@ def get_device() -> str:
     03_train_mnist.py uses for exact sums, and the figures in the guide come from the
     CPU. A network as small as ours keeps no accelerator busy anyway.
     """
-    if not torch.cuda.is_available():
-        return "cpu"
-    try:
-        ones = torch.ones(2, 2, device="cuda")
-        (ones @ ones).sum().item()
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        print(f"A GPU was found but does not work ({reason}). Using the CPU.")
-        return "cpu"
-    return "cuda"
+    with warnings.catch_warnings(record=True) as reasons:  # an old driver: a warning
+        warnings.simplefilter("always")
+        try:
+            if torch.cuda.is_available():
+                ones = torch.ones(2, 2, device="cuda")
+                (ones @ ones).sum().item()
+                return "cuda"
+        except RuntimeError as error:
+            reasons.append(error)
+    if reasons:
+        reason = str(getattr(reasons[-1], "message", reasons[-1])).split("\n")[0]
+        print_wrapped(f"A GPU was found but does not work ({reason}). Using the CPU.")
+    return "cpu"
 
 
 # ------------------------------------------------------------------------------
@@ -264,6 +285,12 @@ def load_raw_digits(dataset: str = "auto") -> RawDigits:
             "To get the real digits, connect to the internet and run again, or copy "
             f"the four MNIST .gz files into {raw_dir}"
         )
+        if "CERTIFICATE_VERIFY_FAILED" in reason:
+            advice += (
+                ". About the certificate: on macOS, run 'Install Certificates.command' "
+                "in Python's folder in Applications; behind a company's firewall, set "
+                "the environment variable SSL_CERT_FILE to its certificate file"
+            )
         if dataset == "mnist":
             raise UserError(f"{reason}. {advice}.") from error
         print_wrapped(f"NOTICE: {reason}.")
@@ -361,7 +388,8 @@ def _download(packed: Path) -> None:
     packed.parent.mkdir(parents=True, exist_ok=True)
     print(f"Downloading {packed.name} to {packed.parent}")
     # torchvision always draws its progress bar; in a log file it would be noise.
-    bar = sys.stderr if sys.stderr.isatty() else io.StringIO()
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
+    bar = sys.stderr if on_terminal else io.StringIO()
     failures = []
     previous_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
@@ -375,15 +403,44 @@ def _download(packed: Path) -> None:
             for mirror in MNIST.mirrors:
                 url = mirror + packed.name
                 try:
+                    _wait_for_answer(url)
                     download_url(url, folder, md5=dict(MNIST.resources)[packed.name])
                 except (OSError, RuntimeError, http.client.HTTPException) as error:
                     failures.append(f"{url}: {error or type(error).__name__}")
                 else:
-                    os.replace(Path(folder) / packed.name, packed)
+                    # On Windows this fails when another script has the file open,
+                    # which means that it is there already.
+                    with contextlib.suppress(PermissionError):
+                        os.replace(Path(folder) / packed.name, packed)
                     return
     finally:
         socket.setdefaulttimeout(previous_timeout)
     raise OSError("; ".join(failures))
+
+
+def _wait_for_answer(url: str) -> None:
+    """Raise OSError unless a server begins to answer within DOWNLOAD_TIMEOUT seconds.
+
+    A socket's own timeout leaves out the look-up of the server's name, and starts again
+    for each of its addresses, which can take minutes. So the server is asked in a
+    thread, which is left behind when the time is up.
+    """
+    outcome = queue.Queue()
+
+    def ask():
+        try:
+            urllib.request.urlopen(url).close()
+            outcome.put(None)
+        except Exception as error:
+            outcome.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        error = outcome.get(timeout=DOWNLOAD_TIMEOUT)
+    except queue.Empty:
+        error = TimeoutError(f"no answer within {DOWNLOAD_TIMEOUT} seconds")
+    if error:
+        raise error
 
 
 def _load_synthetic() -> RawDigits:
@@ -399,12 +456,11 @@ def _load_synthetic() -> RawDigits:
         fresh = False
     if not fresh:
         images, labels = _draw_synthetic()
-        with (
-            contextlib.suppress(UserError),
-            atomic_path(cache) as temporary_path,
-            open(temporary_path, "wb") as file,
-        ):
-            np.savez(file, version=version, images=images, labels=labels)
+        try:
+            with atomic_path(cache) as path, open(path, "wb") as file:
+                np.savez(file, version=version, images=images, labels=labels)
+        except UserError as error:
+            print_wrapped(f"They will be drawn again next time: {error}.")
     images, labels = torch.from_numpy(images), torch.from_numpy(labels)
     return RawDigits(
         "synthetic", images[:60_000], labels[:60_000], images[60_000:], labels[60_000:]
@@ -413,7 +469,7 @@ def _load_synthetic() -> RawDigits:
 
 def _draw_synthetic() -> tuple[np.ndarray, np.ndarray]:
     count = 70_000
-    print("Drawing 70,000 synthetic digits (only this time)")
+    print("Drawing 70,000 synthetic digits")
     # disable=None: a progress bar on a terminal, nothing in a file.
     with tqdm(total=count, unit=" digits", ascii=True, disable=None) as bar:
         images, labels = synthetic_digits.make_digits(count, 0, progress=bar.update)
@@ -441,6 +497,29 @@ def set_seed(seed: int) -> None:
 def count_parameters(model: nn.Module) -> int:
     """Return how many numbers the model can learn (its trainable parameters)."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def check_architectures(architectures: dict[str, Callable[[], nn.Module]]) -> None:
+    """Try every network on two blank images, before any time is spent on training.
+
+    Args:
+        architectures: name -> a function that builds a new network.
+
+    Raises:
+        UserError: there is none, or one cannot be built, or it does not turn images
+            [2, 1, 28, 28] into logits [2, 10].
+    """
+    if not architectures:
+        raise UserError('ARCHITECTURES is empty: remove the "# " in front of a line')
+    for name, build in architectures.items():
+        if isinstance(build, nn.Module):
+            raise UserError(f'{name} needs "lambda:" in front: a new network per seed')
+        try:
+            shape = list(build()(torch.zeros(2, 1, 28, 28)).shape)
+        except Exception as error:  # whatever the reader's own network raises
+            raise UserError(f"{name} does not work: {error}") from error
+        if shape != [2, 10]:
+            raise UserError(f"{name} turns 2 images into {shape}, not into [2, 10]")
 
 
 def evaluate_model(
@@ -644,12 +723,30 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary_path.touch()
         yield temporary_path
         os.replace(temporary_path, path)
-    except (OSError, RuntimeError) as error:  # torch.save raises both
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be written: {reason}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    except RuntimeError as error:  # torch.save hides the reason behind this one
+        raise UserError(f"{path} cannot be written: is the disk full?") from error
     finally:
         with contextlib.suppress(OSError):
             temporary_path.unlink(missing_ok=True)
+
+
+def check_can_write(*paths: str | os.PathLike) -> None:
+    """Find out before a long training whether its results can be written.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    for path in paths:
+        if not path or Path(path).is_dir():
+            raise UserError(f"{path!r} cannot be written: it is not the name of a file")
+        folder = Path(path).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
 @contextlib.contextmanager
@@ -785,7 +882,10 @@ def record_run(path: str | os.PathLike, record: dict[str, object]) -> None:
     if path.exists():
         # utf-8-sig: spreadsheet programs put a mark in front.
         with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-            lines = [line for line in csv.reader(file) if line]
+            try:
+                lines = [line for line in csv.reader(file) if line]
+            except csv.Error:  # no CSV file at all
+                lines = [[]]
         header, rows = (lines[0], lines[1:]) if lines else (columns, [])
     if header != columns or any(len(row) != len(columns) for row in rows):
         raise UserError(
@@ -888,6 +988,13 @@ def _dataset_choice(text: str) -> str:
     return text
 
 
+def _file_name(text: str) -> str:
+    """Return a text if it can be a file's name."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"must be the name of a file, got {text!a}")
+    return text
+
+
 # Every hyperparameter that a script may have: how to read it, and what it is.
 # The upper limits keep a slip of the finger from filling the memory.
 HYPERPARAMETERS = {
@@ -906,7 +1013,7 @@ HYPERPARAMETERS = {
         _dataset_choice,
         "auto (MNIST if it can be had), mnist or synthetic",
     ),
-    "model": (str, "file of weights to load"),
+    "model": (_file_name, "file of weights to load"),
     "image": (str, "picture of a handwritten digit to read, instead of the lesson"),
 }
 
@@ -956,29 +1063,39 @@ def run_script(main: Callable[[], None]) -> None:
     """Call main(), and end with one clear line on whatever a user can cause.
 
     Exit codes: 0 done, 1 an error that was explained, 2 a bad value on the command
-    line, 130 stopped by Ctrl-C.
+    line, 130 stopped by Ctrl-C or SIGTERM.
     """
     # A folder's name may hold letters that the console or a pipe cannot show.
     # Line by line, so that progress shows in a pipe, too. (IDLE's output is no file.)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
+    # A computer that shuts down sends SIGTERM: clean up and end, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Once Python itself is ending, there is nothing left to stop.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     try:
         main()
-        sys.stdout.flush()
+        print(end="", flush=True)
     except KeyboardInterrupt:
-        print(
-            "\nStopped by Ctrl-C. Files saved earlier are untouched.", file=sys.stderr
-        )
+        print("\nStopped. Files saved earlier are untouched.", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        print(f"Error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
-        sys.exit(1)
-    except MemoryError:
-        print("Error: not enough memory; use a smaller setting", file=sys.stderr)
-        sys.exit(1)
+        _exit_with(str(error))
+    except OSError as error:  # such as a full disk while printing into a file
+        # What could not be printed is still waiting: let Python's last try succeed.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # its reader (head, less) saw enough
+            sys.exit(1)
+        _exit_with(f"{error.filename or 'output'}: {error.strerror}")
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch "can't allocate memory" or is "out of memory. Tried to allocate ...".
+        words = ("allocate", "memory")
+        if isinstance(error, RuntimeError) and not all(w in str(error) for w in words):
+            raise
+        _exit_with("not enough memory; use a smaller setting")
+
+
+def _exit_with(message: str) -> NoReturn:
+    print(f"Error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(1)

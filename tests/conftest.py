@@ -1,8 +1,10 @@
 """What the tests share: the scripts as modules, and the two data sets."""
 
+import contextlib
 import csv
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,10 +39,10 @@ def load_script(name):
     return module
 
 
-def run_python(*arguments, cwd, data_dir, **environment):
+def run_python(*arguments, cwd, data_dir, prefix=(), **environment):
     """Run Python as a learner would, and return the finished process."""
     return subprocess.run(
-        [sys.executable, *map(str, arguments)],
+        [*prefix, sys.executable, *map(str, arguments)],
         cwd=cwd,
         env=script_environment(data_dir, **environment),
         capture_output=True,
@@ -51,6 +53,50 @@ def run_python(*arguments, cwd, data_dir, **environment):
 
 def script_environment(data_dir, **environment):
     return os.environ | {"MNIST_DATA_DIR": str(data_dir)} | environment
+
+
+@contextlib.contextmanager
+def read_only(folder):
+    """Take away the right to write into a folder; yield a prefix for commands.
+
+    An administrator may write everywhere, and so starts them without that privilege.
+    """
+    if sys.platform == "win32":
+        pytest.skip("Windows folders have no such permission")
+    prefix = []
+    if os.geteuid() == 0:
+        if not shutil.which("setpriv"):
+            pytest.skip("root may write everywhere, and there is no setpriv")
+        rights = "-dac_override,-dac_read_search"
+        prefix = ["setpriv", "--bounding-set", rights, "--inh-caps", rights]
+    mode = folder.stat().st_mode
+    folder.chmod(0o555)
+    try:
+        yield prefix
+    finally:
+        folder.chmod(mode)
+
+
+def on_small_disk(folder, size, *arguments, data_dir=None):
+    """Run Python where the folder (and the data, if no data_dir is given) is tiny.
+
+    The last line of its output names the files that are left there.
+    """
+    if not shutil.which("unshare"):
+        pytest.skip("there is no unshare to mount a small disk with")
+    mount = 'mount -t tmpfs -o size="$0" small "$1" && cd "$1" && shift'
+    script = f'{mount} || exit 99; "$@"; code=$?; echo "Left:" $(ls -A); exit $code'
+    shell = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, size, folder]
+    process = subprocess.run(
+        [*shell, sys.executable, *map(str, arguments)],
+        env=script_environment(data_dir or folder),
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    if process.returncode == 99 or "unshare:" in process.stderr:
+        pytest.skip(f"no small disk can be mounted here ({process.stderr.strip()})")
+    return process
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,20 @@ Most tests use files that are built like MNIST's but hold only a few digits, wit
 own checksums, and a real HTTP server on 127.0.0.1.
 """
 
+import dl_utils
+import synthetic_digits
+
 import contextlib
 import gzip
 import hashlib
 import http.server
+import json
+import shutil
+import signal
+import ssl
 import struct
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -16,11 +25,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run_python
+from conftest import ROOT, on_small_disk, read_only, run_python, script_environment
 from torchvision.datasets import MNIST, utils
-
-import dl_utils
-import synthetic_digits
 
 NOBODY = "http://127.0.0.1:9/"  # the discard port: nothing listens there
 
@@ -43,6 +49,27 @@ def digit_file(array):
     )
 
 
+# Fetches the small files: python -c FETCH FILES-RESOURCES-MIRRORS, as JSON. It never
+# gets beyond a file of the name STOP_AT, as if it were killed there.
+FETCH = """
+import json, os, sys, time
+sys.path.insert(0, os.environ["PROJECT"])
+import dl_utils
+from torchvision.datasets import MNIST
+dl_utils.MNIST_FILES, MNIST.resources, MNIST.mirrors = json.loads(sys.argv[1])
+real_replace = os.replace
+
+def replace(source, target):
+    if os.path.basename(target) == os.environ["STOP_AT"]:
+        print("stopped", flush=True)
+        time.sleep(600)
+    real_replace(source, target)
+
+os.replace = replace
+dl_utils.run_script(lambda: print(dl_utils.load_raw_digits("mnist").name))
+"""
+
+
 @pytest.fixture
 def contents(monkeypatch):
     """Four small files, known to dl_utils and torchvision by size and checksum."""
@@ -63,6 +90,18 @@ def contents(monkeypatch):
     monkeypatch.setattr(MNIST, "resources", resources)
     monkeypatch.setattr(MNIST, "mirrors", [NOBODY])
     return contents
+
+
+def start_fetching(address, stop_at=""):
+    """Start a process that gets the small files into dl_utils.DATA_DIR."""
+    settings = [dl_utils.MNIST_FILES, MNIST.resources, [address]]
+    return subprocess.Popen(
+        [sys.executable, "-c", FETCH, json.dumps(settings)],
+        env=script_environment(dl_utils.DATA_DIR, PROJECT=str(ROOT), STOP_AT=stop_at),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def packed(content):
@@ -91,28 +130,41 @@ def quick_drawing(monkeypatch):
 
 
 @contextlib.contextmanager
-def server(answer):
-    """Serve `answer(name) -> (status, content)`; yield the address and the requests."""
+def server(answer, certificate=None):
+    """Serve `answer(name) -> (status, content)`; yield the address and the requests.
+
+    A third value is the length that is announced: when less is sent, the connection
+    was cut. The content may be a generator of parts, which takes its time.
+    A file with key and certificate makes it an HTTPS server.
+    """
     requests = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             requests.append(self.path.strip("/"))
-            status, content = answer(requests[-1])
+            status, content, *length = answer(requests[-1])
             self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
+            length = length[0] if length else len(content)
+            self.send_header("Content-Length", str(length))
             self.end_headers()
             with contextlib.suppress(ConnectionError):  # the client need not read
-                self.wfile.write(content)
+                for part in [content] if isinstance(content, bytes) else content:
+                    self.wfile.write(part)
 
         def log_message(self, *arguments):
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            httpd.socket = context.wrap_socket(httpd.socket, server_side=True)
+        httpd.handle_error = lambda *arguments: None  # clients may break off
         thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
         thread.start()
         try:
-            yield f"http://127.0.0.1:{httpd.server_port}/", requests
+            protocol = "https" if certificate else "http"
+            yield f"{protocol}://127.0.0.1:{httpd.server_port}/", requests
         finally:
             httpd.shutdown()
             thread.join()
@@ -212,6 +264,16 @@ def test_a_folder_in_place_of_a_file_does_no_harm(contents, raw_dir):
     check_digits(contents)
 
 
+def test_a_folder_in_place_of_a_packed_file(contents, raw_dir, monkeypatch):
+    put(raw_dir, contents, pack=False)
+    (raw_dir / "train-images-idx3-ubyte").unlink()
+    (raw_dir / "train-images-idx3-ubyte.gz").mkdir()
+    with server(good_answers(contents)) as (address, _):
+        monkeypatch.setattr(MNIST, "mirrors", [address])
+        with pytest.raises(dl_utils.UserError, match=r"directory.*copy the four"):
+            dl_utils.load_raw_digits("mnist")
+
+
 # ------------------------------------------------------------------------------
 # Download
 # ------------------------------------------------------------------------------
@@ -238,30 +300,142 @@ def test_missing_files_are_downloaded_once(contents, raw_dir, monkeypatch, capsy
         lambda name: (200, b""),
         lambda name: (200, b"<html>Please log in to the hotel's network</html>"),
         lambda name: (200, packed(b"other")),
+        lambda name: (200, b"half of the file", 32),
     ],
-    ids=["403", "404", "503", "empty", "a web page", "another file"],
+    ids=["403", "404", "503", "empty", "a web page", "another file", "cut"],
 )
 def test_the_second_mirror_is_tried(contents, raw_dir, monkeypatch, answer):
     with server(answer) as (bad, _), server(good_answers(contents)) as (good, _):
         monkeypatch.setattr(MNIST, "mirrors", [bad, good])
         check_digits(contents)
+    expected = {*contents, *(f"{name}.gz" for name in contents)}
+    assert {path.name for path in raw_dir.iterdir()} == expected
 
 
-def test_a_silent_server_is_given_up(contents, raw_dir, monkeypatch, quick_drawing):
-    monkeypatch.setattr(dl_utils, "DOWNLOAD_TIMEOUT", 0.2)
+def test_wrong_bytes_of_the_right_length_are_refused(contents, raw_dir, monkeypatch):
+    def wrong(name):
+        right = packed(contents[name.removesuffix(".gz")])
+        return 200, right[:-20] + bytes(20)
+
+    with server(wrong) as (address, _):
+        monkeypatch.setattr(MNIST, "mirrors", [address])
+        with pytest.raises(dl_utils.UserError, match="cannot be downloaded"):
+            dl_utils.load_raw_digits("mnist")
+    assert list(raw_dir.iterdir()) == []
+
+
+def test_a_server_whose_name_is_unknown(contents, raw_dir, monkeypatch):
+    monkeypatch.setattr(MNIST, "mirrors", ["http://mnist.invalid/"])
+    with pytest.raises(dl_utils.UserError, match=r"mnist\.invalid.*connect to the"):
+        dl_utils.load_raw_digits("mnist")
+
+
+def test_a_certificate_that_is_not_trusted(contents, raw_dir, monkeypatch, tmp_path):
+    certificate = tmp_path / "certificate.pem"
+    try:
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1",
+             "-subj", "/CN=127.0.0.1", "-keyout", certificate, "-out", certificate],
+            check=True, capture_output=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"openssl cannot make a certificate here ({error})")
+    answers = good_answers(contents)
+    with server(answers, certificate) as (address, requests):
+        monkeypatch.setattr(MNIST, "mirrors", [address])
+        with pytest.raises(dl_utils.UserError) as error:
+            dl_utils.load_raw_digits("mnist")
+    assert "CERTIFICATE_VERIFY_FAILED" in str(error.value)
+    assert "Install Certificates.command" in str(error.value)
+    assert "SSL_CERT_FILE" in str(error.value)
+    assert requests == []
+
+
+def test_a_silent_server_is_given_up(contents, raw_dir, monkeypatch):
     over = threading.Event()
 
     def never(name):
-        over.wait(30)
+        over.wait(60)
         return 200, b""
 
     start = time.monotonic()
     with server(never) as (address, requests):
         monkeypatch.setattr(MNIST, "mirrors", [address, address])
-        assert dl_utils.load_raw_digits("auto").name == "synthetic"
+        with pytest.raises(dl_utils.UserError, match="no answer within 10 seconds"):
+            dl_utils.load_raw_digits("mnist")
         over.set()
     assert len(requests) == 2
-    assert time.monotonic() - start < 25  # seconds; the server would take 60
+    assert time.monotonic() - start < 30
+
+
+def test_a_server_that_falls_silent_is_given_up(contents, raw_dir, monkeypatch):
+    monkeypatch.setattr(dl_utils, "DOWNLOAD_TIMEOUT", 0.5)
+    over = threading.Event()
+
+    def parts():
+        yield b"the first bytes"
+        over.wait(60)
+
+    with server(lambda name: (200, parts(), 100)) as (address, _):
+        monkeypatch.setattr(MNIST, "mirrors", [address])
+        with pytest.raises(dl_utils.UserError, match="timed out"):
+            dl_utils.load_raw_digits("mnist")
+        over.set()
+    assert list(raw_dir.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("stop_at", ["download", "unpacking"])
+def test_after_sigkill_the_next_run_works(contents, raw_dir, stop_at):
+    name = "train-images-idx3-ubyte"
+    half_sent, over = threading.Event(), threading.Event()
+    good = good_answers(contents)
+
+    def answer(requested):
+        status, content = good(requested)
+        # The first request of all only looks whether there is an answer.
+        if stop_at == "unpacking" or len(requests) < 3 or half_sent.is_set():
+            return status, content
+
+        def parts():
+            yield content[:1000]
+            half_sent.set()
+            over.wait(60)
+
+        return status, parts(), len(content)
+
+    with server(answer) as (address, requests):
+        process = start_fetching(address, name if stop_at == "unpacking" else "")
+        if stop_at == "download":
+            assert half_sent.wait(60)
+        else:
+            assert "stopped\n" in iter(process.stdout.readline, "")
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        over.set()
+        assert not (raw_dir / name).exists()
+
+        again = start_fetching(address)
+        output, errors = again.communicate(timeout=60)
+    assert output.splitlines()[-1] == "MNIST", errors
+    check_digits(contents)
+
+
+def test_two_scripts_may_start_at_once(contents, raw_dir):
+    good = good_answers(contents)
+
+    def slow(name):
+        time.sleep(0.1)
+        return good(name)
+
+    with server(slow) as (address, _):
+        processes = [start_fetching(address) for _ in range(2)]
+        for process in processes:
+            output, errors = process.communicate(timeout=120)
+            assert output.splitlines()[-1] == "MNIST", errors
+    expected = {*contents, *(f"{name}.gz" for name in contents)}
+    assert {path.name for path in raw_dir.iterdir()} == expected
+    check_digits(contents)
 
 
 def test_an_interrupted_download_leaves_nothing_behind(contents, raw_dir, monkeypatch):
@@ -270,8 +444,10 @@ def test_an_interrupted_download_leaves_nothing_behind(contents, raw_dir, monkey
         raise KeyboardInterrupt
 
     monkeypatch.setattr(utils, "download_url", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        dl_utils.load_raw_digits("mnist")
+    with server(good_answers(contents)) as (address, _):
+        monkeypatch.setattr(MNIST, "mirrors", [address])
+        with pytest.raises(KeyboardInterrupt):
+            dl_utils.load_raw_digits("mnist")
     assert list(raw_dir.iterdir()) == []
 
 
@@ -348,11 +524,12 @@ def test_without_a_place_to_keep_them_digits_are_drawn_in_memory(
 # The whole script
 # ------------------------------------------------------------------------------
 
+QUICK = ("--train-samples", 100, "--epochs", 1)
+
 
 def test_the_script_runs_without_files_and_network(tmp_path, synthetic_dir):
-    flags = ("--train-samples", 100, "--epochs", 1)
     process = run_python(
-        "-c", MIRRORED, NOBODY, ROOT / "03_train_mnist.py", *flags,
+        "-c", MIRRORED, NOBODY, ROOT / "03_train_mnist.py", *QUICK,
         cwd=tmp_path, data_dir=synthetic_dir,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
@@ -369,6 +546,65 @@ def test_the_script_refuses_to_replace_mnist_silently(tmp_path, synthetic_dir):
     assert process.stderr.startswith("Error: MNIST is not in")
     assert process.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    # Digits are drawn in memory, and nothing can be kept.
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    with read_only(data_dir) as prefix:
+        process = run_python(
+            "-c", MIRRORED, NOBODY, ROOT / "03_train_mnist.py", *QUICK,
+            cwd=tmp_path, data_dir=data_dir, prefix=prefix,
+        )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    output = " ".join(process.stdout.split())
+    assert "NOTICE: MNIST is not in" in output and "Permission denied" in output
+    assert "They will be drawn again next time" in output
+    assert "synthetic digits: 100 training" in output
+    assert list(data_dir.iterdir()) == []
+
+
+def test_a_full_disk_for_the_data(tmp_path):
+    # One MiB has no room for digits, be they downloaded or drawn.
+    process = on_small_disk(
+        tmp_path, "1m", "-c", MIRRORED, NOBODY, ROOT / "03_train_mnist.py", *QUICK
+    )
+    assert process.returncode == 0, process.stderr
+    output = " ".join(process.stdout.split())
+    assert "synthetic_digits.npz cannot be written: No space left on device" in output
+    assert "synthetic digits: 100 training" in output
+    results = "mnist_model.pth training_history.png training_runs.csv"
+    assert output.endswith(f"Left: MNIST {results}")
+
+
+@pytest.mark.parametrize("name", ["with some spaces", "t\u00e4st \u6570\u5b57"])
+def test_folders_with_unusual_names(tmp_path, synthetic_dir, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, folder)
+    data_dir = folder / "data"
+    data_dir.mkdir()
+    shutil.copy(synthetic_dir / "synthetic_digits.npz", data_dir)
+    process = run_python(
+        "-c", MIRRORED, NOBODY, folder / "03_train_mnist.py", *QUICK,
+        cwd=folder, data_dir="", PYTHONIOENCODING="ascii",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert "Drawing" not in process.stdout  # found in data/ beside the script
+    assert (folder / "mnist_model.pth").exists()
+
+
+@pytest.mark.real_mnist
+def test_good_files_in_a_folder_that_cannot_be_written_to(tmp_path, real_mnist_dir):
+    with read_only(real_mnist_dir / "MNIST" / "raw") as prefix:
+        process = run_python(
+            ROOT / "03_train_mnist.py", *QUICK, "--dataset", "mnist",
+            cwd=tmp_path, data_dir=real_mnist_dir, prefix=prefix,
+        )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert "MNIST digits: 100 training" in process.stdout
 
 
 @pytest.mark.real_mnist

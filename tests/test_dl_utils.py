@@ -1,15 +1,16 @@
 """What each function of dl_utils promises."""
 
+import dl_utils
+from dl_utils import HISTORY_KEYS, diagnose_training
+
 import math
 import random
 import sys
+import warnings
 
 import pytest
 import torch
 from torch import nn
-
-import dl_utils
-from dl_utils import HISTORY_KEYS, diagnose_training
 
 # ------------------------------------------------------------------------------
 # Devices
@@ -29,9 +30,23 @@ def test_a_gpu_that_fails_on_first_use_gives_the_cpu_and_one_line(monkeypatch, c
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch, "ones", fail)
     assert dl_utils.get_device() == "cpu"
-    output = capsys.readouterr().out
-    assert "no kernel image is available" in output
-    assert output.count("\n") == 1
+    assert capsys.readouterr().out == (
+        "A GPU was found but does not work (CUDA error: no kernel image is available). "
+        "Using the\nCPU.\n"
+    )
+
+
+def test_a_driver_that_is_too_old_gives_the_cpu_and_the_reason(monkeypatch, capsys):
+    def warn():
+        warnings.warn("CUDA initialization: The NVIDIA driver is too old", stacklevel=1)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", warn)
+    assert dl_utils.get_device() == "cpu"
+    output = " ".join(capsys.readouterr().out.split())
+    assert (
+        "(CUDA initialization: The NVIDIA driver is too old). Using the CPU." in output
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU in this machine")
@@ -454,7 +469,11 @@ def test_runs_are_appended_and_the_last_five_printed(tmp_path, capsys):
     ]
 
 
-@pytest.mark.parametrize("content", ["name,age\nAda,36\n", "age\n", "epochs\n1,2\n"])
+@pytest.mark.parametrize(
+    "content",
+    ["name,age\nAda,36\n", "age\n", "epochs\n1,2\n", "9" * 200_000],
+    ids=["table", "heading", "more columns", "one huge field"],
+)
 def test_a_file_with_other_columns_is_left_alone(tmp_path, content):
     path = tmp_path / "runs.csv"
     path.write_text(content)
@@ -481,7 +500,9 @@ def test_constants_are_the_defaults_and_flags_win():
         (dl_utils.UserError("the disk is full"), 1, "Error: the disk is full\n"),
         (PermissionError(13, "Permission denied", "a.png"), 1, "a.png: Permission"),
         (MemoryError(), 1, "not enough memory"),
-        (KeyboardInterrupt(), 130, "Stopped by Ctrl-C"),
+        (KeyboardInterrupt(), 130, "Stopped. Files saved earlier"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "not enough"),
+        (dl_utils.UserError("two\nlines"), 1, "Error: two lines\n"),
     ],
 )
 def test_a_script_ends_with_one_line(error, code, message, capsys, monkeypatch):

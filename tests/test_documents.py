@@ -112,7 +112,7 @@ CONCEPT_NAMES = re.findall(r"^## (.+)$", without_code(CONCEPTS), re.MULTILINE)
 @pytest.mark.parametrize("name", CONCEPT_NAMES)
 def test_examples_print_what_they_say(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    source = "\n".join(blocks(section(CONCEPTS, name), "python"))
+    source = "\n".join(blocks(section(CONCEPTS, name), "pycon"))
     example = doctest.DocTestParser().get_doctest(source, {}, name, None, 0)
     output = []
     runner = doctest.DocTestRunner(

@@ -1,6 +1,9 @@
 """05_experiment_architectures.py: a fair comparison, and an honest conclusion."""
 
+import dl_utils
+
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -184,6 +187,36 @@ def test_same_seed_same_images_for_all(script, synthetic, monkeypatch):
     assert seen["TwoLayerNN"] == seen["TanhNN"]
     orders = seen["TwoLayerNN"]
     assert len({tuple(order) for order in orders}) == 4  # per seed and epoch another
+
+
+@pytest.mark.parametrize(
+    ("architectures", "message"),
+    [
+        ({}, "ARCHITECTURES is empty"),
+        ({"Mine": nn.Linear(784, 10)}, 'Mine needs "lambda:" in front'),
+        (
+            {"Mine": lambda: nn.Sequential(nn.Flatten(), nn.Linear(28, 10))},
+            r"Mine does not work: .*mat1 and mat2 .* \(2x784 and 28x10\)",
+        ),
+        (
+            {"Mine": lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 9))},
+            r"Mine turns 2 images into \[2, 9\], not into \[2, 10\]",
+        ),
+    ],
+    ids=["none", "no lambda", "layers that do not fit", "nine classes"],
+)
+def test_a_network_that_does_not_work_is_noticed_first(
+    script, synthetic, monkeypatch, architectures, message
+):
+    monkeypatch.setattr(script, "ARCHITECTURES", architectures)
+    monkeypatch.setattr(sys, "argv", ["05_experiment_architectures.py"])
+    with pytest.raises(dl_utils.UserError, match=message):
+        script.main()
+
+
+def test_one_architecture_alone(script):
+    conclusion = script.conclude([result(script, "TwoLayerNN", [97.0, 97.2])])
+    assert conclusion == "TwoLayerNN alone, so there is nothing to compare"
 
 
 def test_a_diverged_network_is_not_compared(tmp_path, synthetic_dir):

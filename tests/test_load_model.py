@@ -1,5 +1,8 @@
 """04_load_model.py: loading, mismatches, and reading your own handwriting."""
 
+import dl_utils
+from dl_utils import UserError
+
 import ast
 import io
 import pickle
@@ -11,9 +14,6 @@ import pytest
 import torch
 from conftest import ROOT, assert_fits_the_console, load_script, run_python
 from PIL import Image
-
-import dl_utils
-from dl_utils import UserError
 
 SCRIPT = ROOT / "04_load_model.py"
 
@@ -223,16 +223,19 @@ def test_random_damage_is_explained_or_harmless(script, tmp_path):
     path = tmp_path / "model.pth"
     good = saved(script.SimpleNN().state_dict())
     explained = 0
-    for _ in range(300):
+    for _ in range(400):
         content = bytearray(good)
         # Most of the file is numbers; the ends hold its structure.
         position = rng.choice([rng.randrange(len(good)), rng.randrange(2000)])
         if rng.random() < 0.5:
             position = len(good) - 1 - position
-        if rng.random() < 0.3:
+        damage = rng.choice(["truncated", "bit flipped", "bit flipped", "garbage"])
+        if damage == "truncated":
             del content[position:]
-        else:
+        elif damage == "bit flipped":
             content[position] ^= 1 << rng.randrange(8)
+        else:  # with or without a beginning that looks right
+            content = content[: rng.choice([0, 4, 100])] + rng.randbytes(1000)
         path.write_bytes(content)
         try:
             script.load_model(path, 128, "cpu")

@@ -1,11 +1,11 @@
 """The embedded digits: drawn well enough to stand in for MNIST."""
 
+import dl_utils
+from synthetic_digits import make_digits
+
 import pytest
 import torch
 from torch import nn
-
-import dl_utils
-from synthetic_digits import make_digits
 
 
 def test_digits_come_in_the_documented_form():
