@@ -30,8 +30,9 @@ def section(text, heading):
 
 
 def commands(text):
-    """Return the words of every "python 0..." line in the bash blocks."""
+    """Return the words of every "python 0..." in the bash blocks and in sentences."""
     lines = "\n".join(blocks(text, "bash")).splitlines()
+    lines += re.findall(r"`(python 0[^`]*)`", without_code(text))
     # A line may set up the environment first; only its last command counts here.
     found = (line.split("&&")[-1].strip() for line in lines)
     return [shlex.split(line)[1:] for line in found if line.startswith("python 0")]

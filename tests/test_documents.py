@@ -128,7 +128,7 @@ def test_the_commands_outside_the_lab_run(tmp_path, synthetic_dir):
     lab = section(GUIDE, "Lab")
     unique = {
         tuple(words): words
-        for text in (TEXTS["README.md"], GUIDE.replace(lab, ""))
+        for text in (TEXTS["README.md"], GUIDE.replace(lab, ""), CONCEPTS)
         for words in commands(text)
     }
     assert {script for script, *_ in unique} == set(SCRIPTS)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, assert_fits_the_console, load_script, run_python
+from documents import GUIDE
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -261,6 +262,16 @@ def test_the_line_is_found(seed, script, capsys):
     slope, intercept = map(float, re.search(pattern, " ".join(output.split())).groups())
     assert slope == pytest.approx(2, abs=0.06)
     assert intercept == pytest.approx(1, abs=0.04)
+
+
+def test_overshooting_grows_as_the_guide_says(script, capsys):
+    torch.manual_seed(42)
+    script.fit_line(100, 1.1, "cpu")
+    rows = re.findall(r"^ +\d+ +([\d.e+]+) ", capsys.readouterr().out, re.M)
+    losses = [float(loss) for loss in rows]
+    (factor,) = re.findall(r"by about a factor of (\d+) each", GUIDE)
+    for before, now in itertools.pairwise(losses[1:]):
+        assert now / before == pytest.approx(float(factor), rel=0.1)
 
 
 @pytest.mark.parametrize(

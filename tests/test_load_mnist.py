@@ -1,10 +1,13 @@
 """02_load_mnist.py: every finding about the data, and what a learner sees."""
 
+import dl_utils
+
 import re
 
 import pytest
 import torch
 from conftest import ROOT, assert_fits_the_console, load_script, run_python
+from documents import GUIDE
 
 SCRIPT = ROOT / "02_load_mnist.py"
 PICTURES = ["mnist_overview.png", "mnist_samples.png"]
@@ -226,3 +229,15 @@ def test_the_figures_of_real_mnist(real_mnist_dir, tmp_path):
     ):
         assert f"\n{line}\n" in output
     assert "synthetic" not in output
+
+
+@pytest.mark.real_mnist
+def test_the_figures_that_only_the_pictures_show(script, real_mnist):
+    _, images, labels, test_images, test_labels = dl_utils.load_raw_digits("mnist")
+    histogram = script.pixel_histogram(images)
+    averages = script.average_digits(images, labels)
+    _, per_digit = script.measure_baseline(test_images, test_labels, averages)
+    white = 100 * histogram[0].item() / histogram.sum().item()
+    assert f"*Pixels.* {white:.0f}% are exactly 0" in GUIDE
+    words = f"right for {per_digit[1]:.0f}% of the 1s, but for only {per_digit[5]:.0f}%"
+    assert words in " ".join(GUIDE.split())

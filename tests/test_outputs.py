@@ -246,6 +246,27 @@ def test_from_another_folder_without_home_and_display(tmp_path, synthetic_dir):
     assert (tmp_path / "training_history.png").exists()
 
 
+@pytest.mark.skipif(
+    torch.version.cuda is None or torch.cuda.is_available(),
+    reason="needs PyTorch's build for GPUs, and no GPU",
+)
+def test_a_gpu_that_is_only_reported(tmp_path, synthetic_dir):
+    code = """
+import runpy, sys, torch
+torch.cuda.is_available = lambda: True
+sys.argv = sys.argv[1:]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    process = run_python(
+        "-c", code, TRAIN, *QUICK, cwd=tmp_path, data_dir=synthetic_dir
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    assert process.stdout.startswith("A GPU was found but does not work (")
+    assert "Training on cpu" in process.stdout
+
+
 ON_TERMINAL = """
 import os, pty, sys
 sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))
