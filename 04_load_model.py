@@ -36,11 +36,12 @@ import warnings
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from PIL import (
+from PIL import (  # Pillow comes with matplotlib and torchvision
     Image,
     ImageFilter,
     ImageOps,
-)  # Pillow comes with matplotlib and torchvision
+    UnidentifiedImageError,
+)
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -306,7 +307,7 @@ def plot_predictions(
             axis.axis("off")
         for axis, index in zip(row, indices.tolist(), strict=False):
             right = predictions[index] == labels[index]
-            axis.imshow(images[index, 0], cmap="gray_r")
+            axis.imshow(images[index, 0].numpy(), cmap="gray_r")
             axis.set_title(
                 f"{predictions[index]} ({100 * confidences[index]:.1f}%)"
                 + ("" if right else f"\nis a {labels[index]}"),
@@ -332,7 +333,7 @@ def plot_confusion_matrix(
 
     figure, axis = plt.subplots(figsize=(7.5, 7), layout="constrained")
     # Colour the mistakes only: the right answers would outshine them.
-    axis.imshow(mistakes, cmap="Reds")
+    axis.imshow(mistakes.numpy(), cmap="Reds")
     for row in range(10):
         for column in range(10):
             count = matrix[row, column].item()
@@ -422,8 +423,13 @@ def open_grey(path: str) -> np.ndarray:
             picture.thumbnail((PICTURE_SIZE, PICTURE_SIZE))
             paper = Image.new("RGBA", picture.size, "white")
             grey = Image.alpha_composite(paper, picture).convert("L")
+    except MemoryError:
+        raise
     except FileNotFoundError:
         raise UserError(f"there is no picture {path}") from None
+    except UnidentifiedImageError:
+        message = f"{path} is no picture that can be read: save it as PNG or JPEG"
+        raise UserError(message) from None
     except Exception as error:  # Pillow raises many kinds, depending on the format
         raise UserError(f"{path} cannot be read as a picture ({error})") from error
     if min(grey.size) > 56:

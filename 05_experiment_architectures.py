@@ -267,10 +267,15 @@ def conclude(results: list[Result]) -> str:
 def plot_comparison(results: list[Result], dataset_name: str) -> None:
     """Draw curves with bands, final accuracy with its range, and the cost."""
     figure, (curves, finals, costs) = plt.subplots(
-        1, 3, figsize=(11.5, 4.4), layout="constrained", width_ratios=(1.4, 1, 1)
+        1,
+        3,
+        figsize=(max(11.5, 2 * len(results)), 4.4),
+        layout="constrained",
+        width_ratios=(1.4, 1, 1),
     )
     # Colours that colour-blind readers can tell apart (Okabe and Ito), and markers.
-    colors = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+    colors = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]
+    colors += ["#E69F00", "#56B4E9", "#000000", "#F0E442"]
     names = [result.name for result in results]
     for index, result in enumerate(results):
         color = colors[index % len(colors)]
@@ -290,7 +295,7 @@ def plot_comparison(results: list[Result], dataset_name: str) -> None:
             capsize=6,
         )
         bar = costs.bar(index, result.seconds, color=color)
-        costs.bar_label(bar, [f"{result.parameters:,}\nparameters"], fontsize=9)
+        costs.bar_label(bar, [f"{result.parameters:,}"], fontsize=9)
     curves.set(xlabel="Epoch", ylabel="Validation accuracy (%)")
     curves.set_title("Learning curves (mean, and range of the seeds)", fontsize=11)
     curves.xaxis.get_major_locator().set_params(integer=True)
@@ -298,10 +303,9 @@ def plot_comparison(results: list[Result], dataset_name: str) -> None:
     finals.set(ylabel="Validation accuracy (%)", xlim=(-0.5, len(results) - 0.5))
     finals.set_title("At the end: mean and range", fontsize=11)
     costs.set(ylabel="Training time (s)")
-    costs.set_title("Cost", fontsize=11)
-    costs.margins(y=0.2)
+    costs.set_title("Cost: time, and number of parameters", fontsize=11)
     for axis in (finals, costs):
-        axis.set_xticks(range(len(names)), names, rotation=30)
+        axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
     for axis in (curves, finals):
         axis.grid(alpha=0.3)
     seeds = len(results[0].models)

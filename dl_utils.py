@@ -49,10 +49,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-import matplotlib
-
-# "Agg" draws into files and needs no screen, so the scripts also run on a server.
-matplotlib.use("Agg")
+# "Agg" draws into files and needs no screen, so the scripts also run on a server. Set
+# in this way, it also replaces the backend that a notebook hands down.
+os.environ["MPLBACKEND"] = "Agg"
 
 import synthetic_digits
 
@@ -106,6 +105,8 @@ def get_device() -> str:
     if reasons:
         reason = str(getattr(reasons[-1], "message", reasons[-1])).split("\n")[0]
         print_wrapped(f"A GPU was found but does not work ({reason}). Using the CPU.")
+        # PyTorch's optimizers ask again, and would fail on it.
+        torch.cuda.is_available = lambda: False
     return "cpu"
 
 
@@ -114,7 +115,8 @@ def get_device() -> str:
 # ------------------------------------------------------------------------------
 
 DATA_DIR = Path(
-    os.environ.get("MNIST_DATA_DIR") or Path(__file__).resolve().parent / "data"
+    os.path.expanduser(os.environ.get("MNIST_DATA_DIR", ""))
+    or Path(__file__).resolve().parent / "data"
 )
 
 DATASETS = ("auto", "mnist", "synthetic")
@@ -500,26 +502,39 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def check_architectures(architectures: dict[str, Callable[[], nn.Module]]) -> None:
-    """Try every network on two blank images, before any time is spent on training.
+    """Try a training step with every network, before any time is spent on training.
 
     Args:
         architectures: name -> a function that builds a new network.
 
     Raises:
-        UserError: there is none, or one cannot be built, or it does not turn images
-            [2, 1, 28, 28] into logits [2, 10].
+        UserError: there is none, or one cannot be built or trained, or it does not
+            turn images [2, 1, 28, 28] into logits [2, 10].
     """
     if not architectures:
         raise UserError('ARCHITECTURES is empty: remove the "# " in front of a line')
+    images, labels = torch.zeros(2, 1, 28, 28), torch.tensor([0, 1])
     for name, build in architectures.items():
         if isinstance(build, nn.Module):
             raise UserError(f'{name} needs "lambda:" in front: a new network per seed')
         try:
-            shape = list(build()(torch.zeros(2, 1, 28, 28)).shape)
+            model = build()
+            optimizer = torch.optim.Adam(model.parameters())
+            logits = model(images)
+            if list(logits.shape) != [2, 10]:
+                raise UserError(
+                    f"{name} turns 2 images into {list(logits.shape)}, not into [2, 10]"
+                )
+            nn.functional.cross_entropy(logits, labels).backward()
+            optimizer.step()
+            if model is build():
+                raise UserError(
+                    f"{name} is the same network each time: build it inside the lambda"
+                )
+        except UserError:
+            raise
         except Exception as error:  # whatever the reader's own network raises
             raise UserError(f"{name} does not work: {error}") from error
-        if shape != [2, 10]:
-            raise UserError(f"{name} turns 2 images into {shape}, not into [2, 10]")
 
 
 def evaluate_model(
@@ -726,7 +741,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
     except RuntimeError as error:  # torch.save hides the reason behind this one
-        raise UserError(f"{path} cannot be written: is the disk full?") from error
+        message = f"{path} cannot be written (is the disk full?): {error}"
+        raise UserError(message) from error
     finally:
         with contextlib.suppress(OSError):
             temporary_path.unlink(missing_ok=True)
@@ -741,6 +757,8 @@ def check_can_write(*paths: str | os.PathLike) -> None:
     for path in paths:
         if not path or Path(path).is_dir():
             raise UserError(f"{path!r} cannot be written: it is not the name of a file")
+        if Path(path).exists() and not os.access(path, os.W_OK):
+            raise UserError(f"{path} cannot be written: it is protected")
         folder = Path(path).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -1069,8 +1087,12 @@ def run_script(main: Callable[[], None]) -> None:
     # Line by line, so that progress shows in a pipe, too. (IDLE's output is no file.)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
-    # A computer that shuts down sends SIGTERM: clean up and end, as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A computer that shuts down sends SIGTERM, a window that is closed SIGHUP (not on
+    # Windows; ignored under nohup): clean up and end, as after Ctrl-C.
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     # Once Python itself is ending, there is nothing left to stop.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     try:

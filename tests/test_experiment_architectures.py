@@ -189,6 +189,9 @@ def test_same_seed_same_images_for_all(script, synthetic, monkeypatch):
     assert len({tuple(order) for order in orders}) == 4  # per seed and epoch another
 
 
+SHARED = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+
+
 @pytest.mark.parametrize(
     ("architectures", "message"),
     [
@@ -202,8 +205,19 @@ def test_same_seed_same_images_for_all(script, synthetic, monkeypatch):
             {"Mine": lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 9))},
             r"Mine turns 2 images into \[2, 9\], not into \[2, 10\]",
         ),
+        ({"Mine": lambda: SHARED}, "Mine is the same network each time"),
+        ({"Mine": nn.Flatten}, "Mine does not work: .*empty parameter list"),
+        ({"Mine": lambda: None}, "Mine does not work"),
     ],
-    ids=["none", "no lambda", "layers that do not fit", "nine classes"],
+    ids=[
+        "none",
+        "no lambda",
+        "layers that do not fit",
+        "nine classes",
+        "one for all seeds",
+        "nothing to learn",
+        "no network",
+    ],
 )
 def test_a_network_that_does_not_work_is_noticed_first(
     script, synthetic, monkeypatch, architectures, message

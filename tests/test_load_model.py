@@ -372,7 +372,7 @@ def test_a_blank_page_is_said_to_be_blank(script, tmp_path):
 def test_a_file_that_is_no_picture(script, tmp_path, content):
     path = tmp_path / "picture.png"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="cannot be read as a picture"):
+    with pytest.raises(UserError, match="save it as PNG or JPEG"):
         script.read_own_digit(path)
     with pytest.raises(UserError, match="there is no picture"):
         script.read_own_digit(tmp_path / "missing.png")
