@@ -2,9 +2,11 @@
 
     Errors and devices    UserError, get_device
     Data                  load_raw_digits, normalize, load_mnist_data
-    Training              set_seed, count_parameters, evaluate_model
+    Training              set_seed, count_parameters, check_architectures,
+                          evaluate_model
     Diagnosis             diagnose_training, has_diverged
-    Results               atomic_path, save_figure, plot_training_history, record_run
+    Results               atomic_path, check_can_write, explain_model_errors,
+                          save_figure, plot_training_history, record_run
     Running a script      print_section, print_table, parse_settings, run_script
 
 A first-time reader needs get_device, load_mnist_data, evaluate_model and
@@ -515,24 +517,18 @@ def check_architectures(architectures: dict[str, Callable[[], nn.Module]]) -> No
         raise UserError('ARCHITECTURES is empty: remove the "# " in front of a line')
     images, labels = torch.zeros(2, 1, 28, 28), torch.tensor([0, 1])
     for name, build in architectures.items():
-        if isinstance(build, nn.Module):
-            raise UserError(f'{name} needs "lambda:" in front: a new network per seed')
         try:
+            if isinstance(build, nn.Module):
+                raise ValueError('write "lambda:" in front, for a new network per seed')
             model = build()
             optimizer = torch.optim.Adam(model.parameters())
             logits = model(images)
             if list(logits.shape) != [2, 10]:
-                raise UserError(
-                    f"{name} turns 2 images into {list(logits.shape)}, not into [2, 10]"
-                )
+                raise ValueError(f"it turns 2 images into {list(logits.shape)}")
             nn.functional.cross_entropy(logits, labels).backward()
             optimizer.step()
             if model is build():
-                raise UserError(
-                    f"{name} is the same network each time: build it inside the lambda"
-                )
-        except UserError:
-            raise
+                raise ValueError("it is the same each time: build it in the lambda")
         except Exception as error:  # whatever the reader's own network raises
             raise UserError(f"{name} does not work: {error}") from error
 

@@ -196,16 +196,16 @@ SHARED = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     ("architectures", "message"),
     [
         ({}, "ARCHITECTURES is empty"),
-        ({"Mine": nn.Linear(784, 10)}, 'Mine needs "lambda:" in front'),
+        ({"Mine": nn.Linear(784, 10)}, 'Mine does not work: write "lambda:" in front'),
         (
             {"Mine": lambda: nn.Sequential(nn.Flatten(), nn.Linear(28, 10))},
             r"Mine does not work: .*mat1 and mat2 .* \(2x784 and 28x10\)",
         ),
         (
             {"Mine": lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 9))},
-            r"Mine turns 2 images into \[2, 9\], not into \[2, 10\]",
+            r"Mine does not work: it turns 2 images into \[2, 9\]",
         ),
-        ({"Mine": lambda: SHARED}, "Mine is the same network each time"),
+        ({"Mine": lambda: SHARED}, "Mine does not work: it is the same each time"),
         ({"Mine": nn.Flatten}, "Mine does not work: .*empty parameter list"),
         ({"Mine": lambda: None}, "Mine does not work"),
     ],
