@@ -43,6 +43,7 @@ import socket
 import tempfile
 import textwrap
 import threading
+import time
 import urllib.request
 import warnings
 import zipfile
@@ -1077,43 +1078,58 @@ def run_script(main: Callable[[], None]) -> None:
     """Call main(), and end with one clear line on whatever a user can cause.
 
     Exit codes: 0 done, 1 an error that was explained, 2 a bad value on the command
-    line, 130 stopped by Ctrl-C or SIGTERM.
+    line, 130 stopped, as by Ctrl-C.
     """
     # A folder's name may hold letters that the console or a pipe cannot show.
     # Line by line, so that progress shows in a pipe, too. (IDLE's output is no file.)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
-    # A computer that shuts down sends SIGTERM, a window that is closed SIGHUP (not on
-    # Windows; ignored under nohup): clean up and end, as after Ctrl-C.
-    for name in ("SIGTERM", "SIGHUP"):
+    stops = []  # when the user, or the system, asked this script to stop
+
+    def stop(*_):
+        stops.append(time.monotonic())
+        if len(stops) == 1 or stops[-1] - stops[-2] > 1:  # not again while tidying up
+            raise KeyboardInterrupt
+
+    # SIGINT is Ctrl-C. A computer that shuts down sends SIGTERM, a window that is
+    # closed SIGHUP; Windows has no SIGHUP, and nohup has it ignored.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
-    # Once Python itself is ending, there is nothing left to stop.
-    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+            signal.signal(number, stop)
+            # Once Python itself is ending, there is nothing left to stop.
+            atexit.register(signal.signal, number, signal.SIG_IGN)
     try:
         main()
         print(end="", flush=True)
-    except KeyboardInterrupt:
-        print("\nStopped. Files saved earlier are untouched.", file=sys.stderr)
-        sys.exit(130)
-    except UserError as error:
-        _exit_with(str(error))
-    except OSError as error:  # such as a full disk while printing into a file
+    except BaseException as error:
+        # An import that is stopped half-way may turn KeyboardInterrupt into any error.
+        if stops or isinstance(error, KeyboardInterrupt):
+            print("\nStopped. Files saved earlier are untouched.", file=sys.stderr)
+            sys.exit(130)
+        _exit_if_explained(error)
+        raise
+
+
+def _exit_if_explained(error: BaseException) -> None:
+    """End the script with one line if an error is one that a user can put right."""
+    if isinstance(error, UserError):
+        message = " ".join(str(error).split())
+    elif isinstance(error, OSError):  # such as a full disk while printing into a file
         # What could not be printed is still waiting: let Python's last try succeed.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # its reader (head, less) saw enough
             sys.exit(1)
-        _exit_with(f"{error.filename or 'output'}: {error.strerror}")
-    except (MemoryError, RuntimeError) as error:
+        message = f"{error.filename or 'output'}: {error.strerror}"
+    elif isinstance(error, MemoryError) or (
         # PyTorch "can't allocate memory" or is "out of memory. Tried to allocate ...".
-        words = ("allocate", "memory")
-        if isinstance(error, RuntimeError) and not all(w in str(error) for w in words):
-            raise
-        _exit_with("not enough memory; use a smaller setting")
-
-
-def _exit_with(message: str) -> NoReturn:
-    print(f"Error: {' '.join(message.split())}", file=sys.stderr)
+        isinstance(error, RuntimeError)
+        and "allocate" in str(error)
+        and "memory" in str(error)
+    ):
+        message = "not enough memory; use a smaller setting"
+    else:
+        return
+    print(f"Error: {message}", file=sys.stderr)
     sys.exit(1)

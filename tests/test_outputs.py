@@ -128,6 +128,8 @@ def interrupt(folder, data_dir, signal_number, after_line, delay):
         assert any(line.startswith(after_line) for line in process.stdout)
     time.sleep(delay)
     process.send_signal(signal_number)
+    time.sleep(0.005)
+    process.send_signal(signal_number)  # nobody presses Ctrl-C just once
     output, errors = process.communicate(timeout=60)
     return process.returncode, output, errors
 

@@ -1,10 +1,6 @@
 """03_train_mnist.py: the network, the five steps, and what a learner sees."""
 
-import os
 import re
-import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,7 +8,6 @@ from conftest import (
     ROOT,
     assert_fits_the_console,
     run_python,
-    script_environment,
     training_runs,
 )
 from torch import nn
@@ -205,28 +200,6 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_model(synthetic_dir, tmp_p
     assert process.stderr.count("\n") == 1
     assert "Divide the learning rate by 10" in process.stderr
     assert model.read_bytes() == b"earlier"
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
-def test_ctrl_c_ends_with_a_line_and_keeps_the_model(synthetic_dir, tmp_path):
-    model = tmp_path / "mnist_model.pth"
-    model.write_bytes(b"earlier")
-    process = subprocess.Popen(
-        [sys.executable, "-u", SCRIPT, "--dataset", "synthetic", "--epochs", "1000"],
-        cwd=tmp_path,
-        env=script_environment(synthetic_dir),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not process.stdout.readline().startswith("Epoch 1/"):
-        assert process.poll() is None, process.stderr.read()
-    os.kill(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors == "\nStopped. Files saved earlier are untouched.\n"
-    assert model.read_bytes() == b"earlier"
-    assert list(tmp_path.iterdir()) == [model]
 
 
 # ------------------------------------------------------------------------------
