@@ -7,8 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
+
+# One thread each, because tests and background runs share the cores, and PyTorch's
+# threads lose much time when they wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
@@ -53,6 +58,26 @@ def run_python(*arguments, cwd, data_dir, prefix=(), **environment):
 
 def script_environment(data_dir, **environment):
     return os.environ | {"MNIST_DATA_DIR": str(data_dir)} | environment
+
+
+def pytest_collection_modifyitems(items):
+    # At the end, so that their runs can go on in the background from the beginning.
+    items.sort(key=lambda item: item.path.name == "test_figures.py")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def background_runs(request, tmp_path_factory):
+    """Start what test_figures needs, one run after the other, beside other tests."""
+    last = request.session.items[-1]
+    with ThreadPoolExecutor(1) as pool:
+        futures = {}
+        if last.path.name == "test_figures.py" and has_real_mnist():
+            for run in last.module.RUNS:
+                folder = tmp_path_factory.mktemp("run")
+                execute = last.module.execute
+                futures[run] = pool.submit(execute, run, folder, REAL_DATA_DIR)
+        yield futures
+        pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager
@@ -120,13 +145,18 @@ def synthetic(synthetic_dir, monkeypatch):
     monkeypatch.setattr(dl_utils, "DATA_DIR", synthetic_dir)
 
 
+def has_real_mnist():
+    raw = REAL_DATA_DIR / "MNIST" / "raw"
+    return all(any(raw.glob(f"{name}*")) for name in dl_utils.MNIST_FILES)
+
+
 @pytest.fixture(scope="session")
 def real_mnist_dir():
     """The data folder with real MNIST; skips the test where there is none."""
-    raw = REAL_DATA_DIR / "MNIST" / "raw"
-    for name in dl_utils.MNIST_FILES:
-        if not (raw / name).exists() and not (raw / f"{name}.gz").exists():
-            pytest.skip(f"real MNIST is not in {raw}: python 03_train_mnist.py gets it")
+    if not has_real_mnist():
+        pytest.skip(
+            f"real MNIST is not in {REAL_DATA_DIR}: python 03_train_mnist.py gets it"
+        )
     return REAL_DATA_DIR
 
 

@@ -119,7 +119,7 @@ def interrupt(folder, data_dir, signal_number, after_line, delay):
     process = subprocess.Popen(
         [sys.executable, TRAIN, *map(str, QUICK)],
         cwd=folder,
-        env=script_environment(data_dir, OMP_NUM_THREADS="1"),
+        env=script_environment(data_dir),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -142,10 +142,10 @@ def test_signals_at_random_moments_keep_the_model(
     signals = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
     cases = [
         # From loading PyTorch to the end; and around the moment of saving.
-        (signal.SIGINT, None, rng.uniform(0.5, 5)) for _ in range(8)
+        (signal.SIGINT, None, rng.uniform(0.5, 5)) for _ in range(6)
     ] + [
         (rng.choice(signals), "Epoch 2/2", rng.uniform(0, 0.05))
-        for _ in range(16)
+        for _ in range(15)
     ]  # fmt: skip
 
     def check(number):
@@ -369,6 +369,6 @@ try:
     flags = ("--dataset", "synthetic", "--batch-size", 55_000, "--hidden-size", 10_000)
     process = run_python(
         "-c", code, TRAIN, *flags,
-        cwd=tmp_path, data_dir=synthetic_dir, OMP_NUM_THREADS="1",
+        cwd=tmp_path, data_dir=synthetic_dir,
     )  # fmt: skip
     assert_one_line(process, "not enough memory; use a smaller setting")
