@@ -303,7 +303,8 @@ def plot_comparison(results: list[Result], dataset_name: str) -> None:
     finals.set(ylabel="Validation accuracy (%)", xlim=(-0.5, len(results) - 0.5))
     finals.set_title("At the end: mean and range", fontsize=11)
     costs.set(ylabel="Training time (s)")
-    costs.set_title("Cost: time, and number of parameters", fontsize=11)
+    costs.set_title("Cost: time and parameters", fontsize=11)
+    costs.margins(y=0.1)  # room for the numbers above the bars
     for axis in (finals, costs):
         axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
     for axis in (curves, finals):
