@@ -56,6 +56,19 @@ def run_python(*arguments, cwd, data_dir, prefix=(), **environment):
     )
 
 
+def prepared(preparation, script, *flags):
+    """Return what to give Python to run a script after some lines of preparation."""
+    code = f"""
+import runpy, sys
+from pathlib import Path
+sys.argv = sys.argv[1:]
+sys.path.insert(0, str(Path(sys.argv[0]).parent))
+{preparation}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    return ["-c", code, script, *flags]
+
+
 def script_environment(data_dir, **environment):
     return os.environ | {"MNIST_DATA_DIR": str(data_dir)} | environment
 
@@ -112,12 +125,8 @@ def on_small_disk(folder, size, *arguments, data_dir=None):
     mount = 'mount -t tmpfs -o size="$0" small "$1" && cd "$1" && shift'
     script = f'{mount} || exit 99; "$@"; code=$?; echo "Left:" $(ls -A); exit $code'
     shell = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, size, folder]
-    process = subprocess.run(
-        [*shell, sys.executable, *map(str, arguments)],
-        env=script_environment(data_dir or folder),
-        capture_output=True,
-        text=True,
-        timeout=900,
+    process = run_python(
+        *arguments, cwd=folder, data_dir=data_dir or folder, prefix=shell
     )
     if process.returncode == 99 or "unshare:" in process.stderr:
         pytest.skip(f"no small disk can be mounted here ({process.stderr.strip()})")

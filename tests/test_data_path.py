@@ -25,21 +25,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, on_small_disk, read_only, run_python, script_environment
+from conftest import (
+    ROOT,
+    on_small_disk,
+    prepared,
+    read_only,
+    run_python,
+    script_environment,
+)
 from torchvision.datasets import MNIST, utils
 
 NOBODY = "http://127.0.0.1:9/"  # the discard port: nothing listens there
 
-# Runs a script with torchvision's mirrors replaced: python -c MIRRORED URL SCRIPT ...
-MIRRORED = """
-import runpy, sys
-from pathlib import Path
+
+def mirrored(address, script, *flags):
+    """Return what to give Python to run a script with another mirror of MNIST."""
+    preparation = f"""
 from torchvision.datasets import MNIST
-MNIST.mirrors = [sys.argv[1]]
-sys.argv = sys.argv[2:]
-sys.path.insert(0, str(Path(sys.argv[0]).parent))
-runpy.run_path(sys.argv[0], run_name="__main__")
+MNIST.mirrors = [{address!r}]
 """
+    return prepared(preparation, script, *flags)
 
 
 def digit_file(array):
@@ -182,6 +187,12 @@ def put(raw_dir, contents, pack):
             (raw_dir / name).write_bytes(content)
 
 
+def assert_no_leftovers(raw_dir, contents):
+    """The folder must hold the four files, packed and unpacked, and nothing else."""
+    expected = {*contents, *(f"{name}.gz" for name in contents)}
+    assert {path.name for path in raw_dir.iterdir()} == expected
+
+
 def check_digits(contents):
     digits = dl_utils.load_raw_digits("mnist")
     assert digits.name == "MNIST"
@@ -286,8 +297,7 @@ def test_missing_files_are_downloaded_once(contents, raw_dir, monkeypatch, capsy
         downloaded = len(requests)
         check_digits(contents)
         assert len(requests) == downloaded
-    expected = {*contents, *(f"{name}.gz" for name in contents)}
-    assert {path.name for path in raw_dir.iterdir()} == expected
+    assert_no_leftovers(raw_dir, contents)
     assert capsys.readouterr().err == ""  # no progress bar where there is no terminal
 
 
@@ -308,8 +318,7 @@ def test_the_second_mirror_is_tried(contents, raw_dir, monkeypatch, answer):
     with server(answer) as (bad, _), server(good_answers(contents)) as (good, _):
         monkeypatch.setattr(MNIST, "mirrors", [bad, good])
         check_digits(contents)
-    expected = {*contents, *(f"{name}.gz" for name in contents)}
-    assert {path.name for path in raw_dir.iterdir()} == expected
+    assert_no_leftovers(raw_dir, contents)
 
 
 def test_wrong_bytes_of_the_right_length_are_refused(contents, raw_dir, monkeypatch):
@@ -433,8 +442,7 @@ def test_two_scripts_may_start_at_once(contents, raw_dir):
         for process in processes:
             output, errors = process.communicate(timeout=120)
             assert output.splitlines()[-1] == "MNIST", errors
-    expected = {*contents, *(f"{name}.gz" for name in contents)}
-    assert {path.name for path in raw_dir.iterdir()} == expected
+    assert_no_leftovers(raw_dir, contents)
     check_digits(contents)
 
 
@@ -529,7 +537,7 @@ QUICK = ("--train-samples", 100, "--epochs", 1)
 
 def test_the_script_runs_without_files_and_network(tmp_path, synthetic_dir):
     process = run_python(
-        "-c", MIRRORED, NOBODY, ROOT / "03_train_mnist.py", *QUICK,
+        *mirrored(NOBODY, ROOT / "03_train_mnist.py", *QUICK),
         cwd=tmp_path, data_dir=synthetic_dir,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
@@ -539,7 +547,7 @@ def test_the_script_runs_without_files_and_network(tmp_path, synthetic_dir):
 
 def test_the_script_refuses_to_replace_mnist_silently(tmp_path, synthetic_dir):
     process = run_python(
-        "-c", MIRRORED, NOBODY, ROOT / "03_train_mnist.py", "--dataset", "mnist",
+        *mirrored(NOBODY, ROOT / "03_train_mnist.py", "--dataset", "mnist"),
         cwd=tmp_path, data_dir=synthetic_dir,
     )  # fmt: skip
     assert process.returncode == 1
@@ -554,7 +562,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
     data_dir.mkdir()
     with read_only(data_dir) as prefix:
         process = run_python(
-            "-c", MIRRORED, NOBODY, ROOT / "03_train_mnist.py", *QUICK,
+            *mirrored(NOBODY, ROOT / "03_train_mnist.py", *QUICK),
             cwd=tmp_path, data_dir=data_dir, prefix=prefix,
         )  # fmt: skip
     assert process.returncode == 0, process.stderr
@@ -568,7 +576,9 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
 def test_a_full_disk_for_the_data(tmp_path):
     # One MiB has no room for digits, be they downloaded or drawn.
     process = on_small_disk(
-        tmp_path, "1m", "-c", MIRRORED, NOBODY, ROOT / "03_train_mnist.py", *QUICK
+        tmp_path,
+        "1m",
+        *mirrored(NOBODY, ROOT / "03_train_mnist.py", *QUICK),
     )
     assert process.returncode == 0, process.stderr
     output = " ".join(process.stdout.split())
@@ -588,7 +598,7 @@ def test_folders_with_unusual_names(tmp_path, synthetic_dir, name):
     data_dir.mkdir()
     shutil.copy(synthetic_dir / "synthetic_digits.npz", data_dir)
     process = run_python(
-        "-c", MIRRORED, NOBODY, folder / "03_train_mnist.py", *QUICK,
+        *mirrored(NOBODY, folder / "03_train_mnist.py", *QUICK),
         cwd=folder, data_dir="", PYTHONIOENCODING="ascii",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
@@ -615,7 +625,7 @@ def test_the_original_files_are_downloaded_and_used(tmp_path, real_mnist_dir):
     flags = ("--dataset", "mnist", "--train-samples", 100, "--epochs", 1)
     with server(lambda name: (200, (source / name).read_bytes())) as (address, _):
         process = run_python(
-            "-c", MIRRORED, address, ROOT / "03_train_mnist.py", *flags,
+            *mirrored(address, ROOT / "03_train_mnist.py", *flags),
             cwd=tmp_path, data_dir=tmp_path / "data",
         )  # fmt: skip
     assert process.returncode == 0, process.stderr

@@ -152,15 +152,10 @@ def test_one_more_architecture_is_one_more_line(tmp_path, synthetic_dir):
     edited = text.replace(
         mark, mark + '    "Tiny": lambda: network(nn.Linear(784, 10)),\n'
     )
-    # Run it as if it lay beside dl_utils, like a learner's copy.
-    runner = (
-        "import runpy, sys; sys.path.insert(0, sys.argv.pop()); "
-        "script = sys.argv.pop(1); runpy.run_path(script, run_name='__main__')"
-    )
     (tmp_path / "edited.py").write_text(edited)
     process = run_python(
-        "-c", runner, tmp_path / "edited.py", *QUICK, "--seeds", 2, ROOT,
-        cwd=tmp_path, data_dir=synthetic_dir,
+        tmp_path / "edited.py", *QUICK, "--seeds", 2,
+        cwd=tmp_path, data_dir=synthetic_dir, PYTHONPATH=str(ROOT),
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert re.search(r"^Tiny +7,850 ", process.stdout, re.M)

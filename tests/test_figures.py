@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from conftest import ROOT, load_script, run_python, training_runs
+from conftest import ROOT, SCRIPTS, load_script, run_python, training_runs
 from documents import CONCEPTS, GUIDE, blocks, commands, section
 from make_images import VERDICTS
 
@@ -49,7 +49,7 @@ class Outcome(NamedTuple):
     output: str
 
     def figure(self, column, epoch=0):
-        """Return what a column of the epoch lines says; epoch 0 is the last one."""
+        """Return what a column of the epoch lines says; epoch 0 stands for the last."""
         label = column.title().replace("_", " ")
         found = re.findall(rf"^Epoch .*{label}: ([\d.]+)", self.output, re.MULTILINE)
         return float(found[epoch - 1])
@@ -68,7 +68,7 @@ def edited(number, flags):
 
 
 # Words of the guide, with {} for each figure; the run; what the figures are.
-LAST, VAL = ["train_acc", "val_acc"], ["val_acc"]
+LAST, VAL = [("train_acc",), ("val_acc",)], [("val_acc",)]
 CLAIMS = [
     # The Goldilocks principle
     ("0.00001: {}%, still improving", experiment(2), VAL),
@@ -190,12 +190,9 @@ def outcome(background_runs, tmp_path_factory, real_mnist_dir):
 def stated(text, template):
     """Return the figures that a document has in place of {}, once for each mention."""
     pattern = re.escape(template).replace(r"\{\}", r"([\d.]+)").replace(r"\ ", r"\s+")
-    found = re.findall(pattern, text)
+    found = [list(map(float, match.groups())) for match in re.finditer(pattern, text)]
     assert found, f"the document does not say: {template}"
-    return [
-        [float(figure) for figure in ([one] if isinstance(one, str) else one)]
-        for one in found
-    ]
+    return found
 
 
 @pytest.mark.parametrize("verdict", VERDICTS)
@@ -236,10 +233,7 @@ def test_the_lab_gives_the_measured_answers(number, outcome):
 )
 def test_figures_in_passing(template, run, quantities, allowed, outcome):
     result = outcome(run)
-    measured = [
-        result.figure(*([quantity] if isinstance(quantity, str) else quantity))
-        for quantity in quantities
-    ]
+    measured = [result.figure(*quantity) for quantity in quantities]
     for figures in stated(GUIDE, template):
         assert figures == pytest.approx(measured, abs=allowed)
 
@@ -306,16 +300,16 @@ def test_silent_mismatches_cost_what_the_guide_says(outcome, real_mnist):
     _, _, test_loader = dl_utils.load_mnist_data()
     images, labels = test_loader.dataset.tensors
     unnormalized = images * dl_utils.MNIST_STD + dl_utils.MNIST_MEAN
+
+    def accuracy(network, inputs):
+        answers = script.predict(network, inputs, "cpu").argmax(dim=1)
+        return 100 * (answers == labels).float().mean().item()
+
     tanh_costs, unnormalized_costs = [], []
     for run in SEEDS:
         model = script.load_model(outcome(run).folder / "mnist_model.pth", 128, "cpu")
         tanh = script.TanhNN()
         tanh.load_state_dict(model.state_dict())
-
-        def accuracy(network, inputs):
-            answers = script.predict(network, inputs, "cpu").argmax(dim=1)
-            return 100 * (answers == labels).float().mean().item()
-
         right = accuracy(model, images)
         tanh_costs.append(right - accuracy(tanh, images))
         unnormalized_costs.append(right - accuracy(model, unnormalized))
@@ -344,11 +338,7 @@ LESSON_CLAIMS = [
 
 @pytest.mark.parametrize(("template", "lesson", "before"), LESSON_CLAIMS)
 def test_figures_of_the_concept_page(template, lesson, before, lessons_on_mnist):
-    (output,) = (
-        text
-        for name, text in lessons_on_mnist.outputs.items()
-        if name.startswith(f"0{lesson}")
-    )
+    output = lessons_on_mnist.outputs[SCRIPTS[lesson - 1]]
     measured = float(re.search(before + r"([\d.]+)", output)[1])
     # What a mismatch costs differs from network to network.
     allowed = {"Tanh": 8, "imag": 3}.get(before[:4], 1)

@@ -15,8 +15,8 @@ import torch
 from conftest import (
     ROOT,
     SCRIPTS,
-    load_script,
     on_small_disk,
+    prepared,
     read_only,
     run_python,
     script_environment,
@@ -38,10 +38,10 @@ def assert_one_line(process, *words):
 
 
 @pytest.fixture
-def earlier_model(tmp_path):
+def earlier_model(tmp_path, train_script):
     """A trained model from an earlier run, in the folder of the next run."""
     path = tmp_path / "mnist_model.pth"
-    torch.save(load_script("03_train_mnist").SimpleNN().state_dict(), path)
+    torch.save(train_script.SimpleNN().state_dict(), path)
     return path
 
 
@@ -192,43 +192,36 @@ def test_ctrl_c_while_pytorch_is_loading(tmp_path):
 # ------------------------------------------------------------------------------
 
 
+def shell(line):
+    """Return a prefix that has "$@", the command, run by a line of shell."""
+    return ["sh", "-c", line, "sh"]
+
+
 @posix
 def test_a_reader_that_has_seen_enough(tmp_path):
-    process = subprocess.run(
-        f'"{sys.executable}" "{ROOT / "01_hello_pytorch.py"}" | head -1',
-        shell=True,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    process = run_python(
+        ROOT / "01_hello_pytorch.py",
+        cwd=tmp_path, data_dir=tmp_path, prefix=shell('"$@" | head -1'),
+    )  # fmt: skip
     assert process.stderr == ""
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 def test_output_into_a_file_on_a_full_disk(tmp_path):
-    with open("/dev/full", "w") as full:
-        process = subprocess.run(
-            [sys.executable, ROOT / "01_hello_pytorch.py"],
-            cwd=tmp_path,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    process = run_python(
+        ROOT / "01_hello_pytorch.py",
+        cwd=tmp_path, data_dir=tmp_path, prefix=shell('"$@" >/dev/full'),
+    )  # fmt: skip
     assert_one_line(process, "output: No space left on device")
 
 
 @posix
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])
 def test_without_output(tmp_path, synthetic_dir, closed):
-    flags = " ".join(map(str, QUICK))
-    process = subprocess.run(
-        f'"{sys.executable}" "{TRAIN}" {flags} {closed}',
-        shell=True,
-        cwd=tmp_path,
-        env=script_environment(synthetic_dir),
-        capture_output=True,
-        text=True,
-    )
+    process = run_python(
+        TRAIN, *QUICK,
+        cwd=tmp_path, data_dir=synthetic_dir, prefix=shell(f'"$@" {closed}'),
+    )  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
     assert (tmp_path / "mnist_model.pth").exists()
@@ -268,15 +261,9 @@ def test_from_another_folder_without_home_and_display(tmp_path, synthetic_dir):
     reason="needs PyTorch's build for GPUs, and no GPU",
 )
 def test_a_gpu_that_is_only_reported(tmp_path, synthetic_dir):
-    code = """
-import runpy, sys, torch
-torch.cuda.is_available = lambda: True
-sys.argv = sys.argv[1:]
-sys.path.insert(0, sys.argv[0].rpartition("/")[0])
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+    preparation = "import torch; torch.cuda.is_available = lambda: True"
     process = run_python(
-        "-c", code, TRAIN, *QUICK, cwd=tmp_path, data_dir=synthetic_dir
+        *prepared(preparation, TRAIN, *QUICK), cwd=tmp_path, data_dir=synthetic_dir
     )
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
@@ -307,15 +294,20 @@ def test_a_narrow_terminal(tmp_path):
 # ------------------------------------------------------------------------------
 
 # getrusage() counts the process that started this one as well, so it will not do.
-PEAK = """
-import re, runpy, sys
-sys.argv = sys.argv[1:]
-sys.path.insert(0, sys.argv[0].rpartition("/")[0])
-try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-finally:
+PRINT_PEAK = """
+import atexit, re
+
+@atexit.register
+def print_peak():
     kilobytes = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
     print("Peak memory in MB:", int(kilobytes) * 1024 // 1_000_000)
+"""
+LIMIT_MEMORY = """
+import resource
+import dl_utils
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + 2**30
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 """
 
 
@@ -325,7 +317,8 @@ has_proc = pytest.mark.skipif(
 
 
 def peak_memory(script, *flags, cwd, data_dir):
-    process = run_python("-c", PEAK, ROOT / script, *flags, cwd=cwd, data_dir=data_dir)
+    arguments = prepared(PRINT_PEAK, ROOT / script, *flags)
+    process = run_python(*arguments, cwd=cwd, data_dir=data_dir)
     assert process.returncode == 0, process.stderr
     return int(re.search(r"Peak memory in MB: (\d+)", process.stdout)[1])
 
@@ -354,21 +347,8 @@ def test_ten_times_the_epochs_need_no_more_memory(tmp_path, synthetic_dir):
 @has_proc
 def test_too_little_memory_is_one_line(tmp_path, synthetic_dir):
     # Room for the lesson itself, but not for a batch of 55,000 through 10,000 neurons.
-    code = PEAK.replace(
-        "try:\n",
-        """
-import resource
-import dl_utils
-pages = int(open("/proc/self/statm").read().split()[0])
-limit = pages * resource.getpagesize() + 2**30
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-try:
-""",
-        1,
-    )
     flags = ("--dataset", "synthetic", "--batch-size", 55_000, "--hidden-size", 10_000)
     process = run_python(
-        "-c", code, TRAIN, *flags,
-        cwd=tmp_path, data_dir=synthetic_dir,
-    )  # fmt: skip
+        *prepared(LIMIT_MEMORY, TRAIN, *flags), cwd=tmp_path, data_dir=synthetic_dir
+    )
     assert_one_line(process, "not enough memory; use a smaller setting")

@@ -35,10 +35,9 @@ def script(request):
 
 
 def flags_of(script):
-    """Return the names of a script's flags, from its own --help."""
+    """Return the names of the flags that a script asks parse_settings for."""
     with pytest.MonkeyPatch.context() as patch:
         found = []
-        patch.setattr(sys, "argv", ["script"])
 
         def note(description, **defaults):
             found.extend(defaults)
