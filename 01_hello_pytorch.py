@@ -4,20 +4,10 @@ Run it:        python 01_hello_pytorch.py
 Change it:     edit a constant below, or: python 01_hello_pytorch.py --learning-rate 1.1
 It writes:     no files
 
-Read this script beside its output. There, a line with >>> is Python and the lines
-below it are its result, as if you had typed it yourself. Do that too: start python
-here, type "import torch" (for one section each also "import numpy as np" and
-"from dl_utils import get_device"), and try your own lines.
+Read this script beside its output. print(f"{a + b = }") prints the code between the
+braces and its result, so most lines of the output are Python that you can type
+yourself. Do that: start python here, type "import torch", and try your own lines.
 """
-
-from dl_utils import (
-    get_device,
-    parse_settings,
-    print_section,
-    print_wrapped,
-    run_script,
-    set_seed,
-)
 
 import math
 import platform
@@ -27,6 +17,14 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import nn
+
+from dl_utils import (
+    get_device,
+    parse_settings,
+    print_section,
+    print_wrapped,
+    run_script,
+)
 
 # ------------------------------------------------------------------------------
 # Hyperparameters of the last section: what you choose before training starts.
@@ -43,15 +41,9 @@ LEARNING_RATE = 0.1
 SEED = 42
 
 
-def show(code: str, result: object = None) -> None:
-    """Print a line of Python and its result, as Python's own prompt does.
-
-    The code is written twice, once to run and once to print; a test compares the two.
-    A statement such as a = 1 has no result, so only the line itself is printed.
-    """
-    print(f">>> {code}")
-    if result is not None:
-        print(repr(result))
+def aligned(text: str) -> str:
+    """Put the rows of a matrix in "code = tensor(...)" below each other."""
+    return text.replace("\n", "\n" + " " * text.index("tensor("))
 
 
 def show_versions() -> None:
@@ -79,158 +71,149 @@ def what_a_tensor_is() -> None:
         "A tensor is a block of numbers of one type. Its shape lists its sizes: none "
         "for a scalar, one for a vector, two (rows, columns) for a matrix."
     )
-    show("torch.tensor(3.5).shape", torch.tensor(3.5).shape)
-    show("torch.tensor([1.0, 2.0, 3.0]).shape", torch.tensor([1.0, 2.0, 3.0]).shape)
+    print(f"{torch.tensor(3.5).shape = }")
+    print(f"{torch.tensor([1.0, 2.0, 3.0]).shape = }")
     matrix = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
-    show("matrix = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])")
-    show("matrix.shape", matrix.shape)
-    show("matrix[1, 2]", matrix[1, 2])
+    print(aligned(f"{matrix = }"))
+    print(f"{matrix.shape = }")
+    print(f"{matrix[1, 2] = }")
     # .item() turns a tensor with a single number into an ordinary Python number.
-    show("matrix[1, 2].item()", matrix[1, 2].item())
+    print(f"{matrix[1, 2].item() = }")
 
     # A batch is a group of examples that is computed in one go. A channel is one value
     # per pixel: grey has 1, colour 3. Sound fits too: [batch, channels, samples].
     print("\n64 grey images of 28 x 28 pixels: [batch, channels, height, width]")
     images = torch.zeros(64, 1, 28, 28)
-    show("images = torch.zeros(64, 1, 28, 28)")
-    show("images.shape", images.shape)
+    print(f"{images.shape = }")
     # float32 keeps about 7 digits: enough for learning, at half the memory of float64.
-    show("images.dtype", images.dtype)
+    print(f"{images.dtype = }")
     # Where the numbers are: in main memory ("cpu") or on a graphics card ("cuda").
-    show("images.device", images.device)
+    print(f"{images.device = }")
 
 
 def creating_tensors() -> None:
     print_section("Creating tensors")
-    show("torch.ones(2, 3)", torch.ones(2, 3))
-    show("torch.arange(5)", torch.arange(5))
-    show("torch.linspace(0, 1, 5)", torch.linspace(0, 1, 5))
+    print(aligned(f"{torch.ones(2, 3) = }"))
+    print(f"{torch.arange(5) = }")
+    print(f"{torch.linspace(0, 1, 5) = }")
     # Random numbers from 0 to 1. The seed fixes them: run again, and they are the same.
-    show("torch.rand(3)", torch.rand(3))
+    print(f"{torch.rand(3) = }")
 
     print("\nThe dtype follows from the numbers; .float() changes it to float32.")
-    show("torch.tensor([1, 2]).dtype", torch.tensor([1, 2]).dtype)
-    show("torch.tensor([1, 2]).float()", torch.tensor([1, 2]).float())
+    print(f"{torch.tensor([1, 2]).dtype = }")
+    print(f"{torch.tensor([1, 2]).float() = }")
     # A trap: images are stored as uint8, whole numbers from 0 to 255, which start again
     # at 0 when they overflow. So pixels become floats before anything is computed.
-    print("\nuint8, the type of stored pixels, overflows without a word: 200 + 100 is")
-    show(
-        "torch.tensor([200], dtype=torch.uint8) + 100",
-        torch.tensor([200], dtype=torch.uint8) + 100,
-    )
+    print("\nuint8, the type of stored pixels, overflows without a word:")
+    print(f"{torch.tensor([200], dtype=torch.uint8) + 100 = }")
 
 
 def arithmetic() -> None:
     print_section("Arithmetic")
     a = torch.tensor([1.0, 2.0, 3.0])
-    show("a = torch.tensor([1.0, 2.0, 3.0])")
     b = torch.tensor([10.0, 20.0, 30.0])
-    show("b = torch.tensor([10.0, 20.0, 30.0])")
-    show("a + b", a + b)
+    print(f"{a = }")
+    print(f"{b = }")
+    print(f"{a + b = }")
     # * multiplies number by number. It is not the matrix product.
-    show("a * b", a * b)
+    print(f"{a * b = }")
     # @ multiplies number by number and adds up: 1 * 10 + 2 * 20 + 3 * 30.
-    show("a @ b", a @ b)
+    print(f"{a @ b = }")
 
     # A layer of a neural network is little more than a matrix product: every row of
     # the one matrix (an image) meets every column of the other (a neuron's weights).
     print("\nMatrix product: the inner sizes must be equal; they disappear.")
     images, weights = torch.ones(64, 784), torch.ones(784, 128)
-    show("images, weights = torch.ones(64, 784), torch.ones(784, 128)")
-    show("(images @ weights).shape", (images @ weights).shape)
+    print(f"{images.shape = }")
+    print(f"{weights.shape = }")
+    print(f"{(images @ weights).shape = }")
 
     # The rule: write the two shapes one below the other, aligned at the right. In each
     # column the sizes must be equal, or one of them 1 or missing: that one is repeated.
     print("\nBroadcasting: sizes that are 1 or missing are repeated to fit.")
     column = torch.tensor([[100.0], [200.0]])
-    show("column = torch.tensor([[100.0], [200.0]])")
-    show("a + 1", a + 1)
-    show("column + a", column + a)  # [2, 1] + [3] -> [2, 3]
+    print(f"{a + 1 = }")
+    print(aligned(f"{column = }"))
+    print(aligned(f"{column + a = }"))  # [2, 1] + [3] -> [2, 3]
     print("\nA trap: [3] and [3, 1] give [3, 3]: no error warns you.")
-    show("(a - a.reshape(3, 1)).shape", (a - a.reshape(3, 1)).shape)
+    print(f"{(a - a.reshape(3, 1)).shape = }")
 
 
 def reductions() -> None:
     print_section("Reductions: many numbers become few")
     scores = torch.tensor([[1.0, 7.0, 2.0], [6.0, 3.0, 0.0]])
-    show("scores = torch.tensor([[1.0, 7.0, 2.0], [6.0, 3.0, 0.0]])")
-    show("scores.sum()", scores.sum())
+    print(aligned(f"{scores = }"))
+    print(f"{scores.sum() = }")
     # dim is the dimension that disappears: [2, 3] becomes [3] or [2].
-    show("scores.mean(dim=0)", scores.mean(dim=0))
-    show("scores.mean(dim=1)", scores.mean(dim=1))
+    print(f"{scores.mean(dim=0) = }")
+    print(f"{scores.mean(dim=1) = }")
     # Where the largest number of each row is. This is how a network's answer is read:
     # one row per image, one score per class.
     answers = scores.argmax(dim=1)  # [2, 3] -> [2]
-    show("answers = scores.argmax(dim=1)")
-    show("answers", answers)
-    # How many answers are right? In a sum, True counts as 1 and False as 0.
+    print("\nThe largest score of each row is the answer. How many are right?")
+    print(f"{answers = }")
     labels = torch.tensor([1, 2])
-    show("labels = torch.tensor([1, 2])")
-    show("answers == labels", answers == labels)
-    show("(answers == labels).sum()", (answers == labels).sum())
+    print(f"{labels = }")
+    print(f"{answers == labels = }")
+    # In a sum, True counts as 1 and False as 0.
+    print(f"{(answers == labels).sum() = }")
 
 
 def indexing_and_reshaping() -> None:
     print_section("Indexing and reshaping")
     grid = torch.arange(6).reshape(2, 3)
-    show("grid = torch.arange(6).reshape(2, 3)")
-    show("grid", grid)
+    print(aligned(f"{grid = }"))
     # Counting starts at 0, and ":" means all, as in Python lists and NumPy.
-    show("grid[0]", grid[0])
-    show("grid[:, 1]", grid[:, 1])
-    show("grid[grid > 2]", grid[grid > 2])
+    print(f"{grid[0] = }")
+    print(f"{grid[:, 1] = }")
+    print(f"{grid[grid > 2] = }")
 
     # reshape copies nothing when it can avoid it: two shapes, the same numbers in
     # memory. grid.clone() would be a copy.
-    print("\nA reshaped tensor usually shares its numbers: change one, both change.")
+    print(
+        "\nA reshaped tensor usually shares its numbers. Set the first of flat to 99:"
+    )
     flat = grid.reshape(6)
-    show("flat = grid.reshape(6)")
     flat[0] = 99
-    show("flat[0] = 99")
-    show("grid", grid)
+    print(f"{flat = }")
+    print(aligned(f"{grid = }"))
 
     # Our networks take a list of numbers. start_dim=1 keeps the images apart.
     print("\nFlattening: each image becomes a list of 1 * 28 * 28 = 784 pixels.")
     images = torch.zeros(64, 1, 28, 28)
-    show("images = torch.zeros(64, 1, 28, 28)")
-    show("images.flatten(start_dim=1).shape", images.flatten(start_dim=1).shape)
+    print(f"{images.flatten(start_dim=1).shape = }")
 
 
 def numpy_bridge() -> None:
     print_section("NumPy and back")
     print("from_numpy and .numpy() share memory with the array; torch.tensor copies.")
     array = np.array([1.0, 2.0, 3.0])
-    show("array = np.array([1.0, 2.0, 3.0])")
     shared = torch.from_numpy(array)
-    show("shared = torch.from_numpy(array)")
     copied = torch.tensor(array)
-    show("copied = torch.tensor(array)")
+    print("Set the first number of the array to 99:")
     array[0] = 99
-    show("array[0] = 99")
+    print(f"{array = }")
     # NumPy computes in float64 unless told otherwise, hence the dtype shown here.
-    show("shared", shared)
-    show("copied", copied)
+    print(f"{shared = }")
+    print(f"{copied = }")
 
 
 def a_shape_error() -> None:
     print_section("The error you will meet most")
     images = torch.zeros(64, 1, 28, 28)
-    show("images = torch.zeros(64, 1, 28, 28)")
     weights = torch.zeros(784, 128)
-    show("weights = torch.zeros(784, 128)")
+    print(f"{images.shape = }")
+    print(f"{weights.shape = }")
     try:
-        outputs = images @ weights
+        print(f"{images @ weights = }")
     except RuntimeError as error:
-        show("outputs = images @ weights")
         print(f"RuntimeError: {error}")
     print_wrapped(
         "Read the two shapes: mat1 and mat2 stand left and right of @, and the inner "
         "sizes, 28 and 784, differ. PyTorch took the rows of all images as one matrix: "
         "64 * 1 * 28 = 1792 rows of 28 pixels. The images were not flattened. So:"
     )
-    outputs = images.flatten(start_dim=1) @ weights
-    show("outputs = images.flatten(start_dim=1) @ weights")
-    show("outputs.shape", outputs.shape)
+    print(f"{(images.flatten(start_dim=1) @ weights).shape = }")
 
 
 def squared_error(weight: torch.Tensor) -> torch.Tensor:
@@ -244,51 +227,42 @@ def gradients() -> None:
     # weight grows a little: the gradient. requires_grad=True makes PyTorch record what
     # is computed with this tensor. Whole numbers cannot grow a little: floats only.
     weight = torch.tensor(1.0, requires_grad=True)
-    show("weight = torch.tensor(1.0, requires_grad=True)")
-    loss = (weight * 3 - 2) ** 2
-    show("loss = (weight * 3 - 2) ** 2")
+    loss = squared_error(weight)
+    print(f"{weight = }")
     # grad_fn is the record: the last operation, with links to the ones before it.
-    show("loss", loss)
+    print(f"{loss = }")
     # backward() goes through the record from the end and puts the result into .grad.
     loss.backward()
-    show("loss.backward()")
-    show("weight.grad", weight.grad)
+    print(f"{weight.grad = }  (after loss.backward())")
     print("Positive: the loss rises with the weight, so the weight should shrink.")
 
     print("\nIs that right? The same gradient, found in other ways:")
     # The chain rule: the derivative of (...) ** 2 is 2 * (...), times the derivative of
     # what is inside, which is 3.
-    by_hand = 2 * (weight.item() * 3 - 2) * 3
-    print(f"by hand: 2 * (1 * 3 - 2) * 3      {by_hand:.7f}")
-    print(f"backward()                        {weight.grad.item():.7f}")
+    print(f"{2 * (weight.item() * 3 - 2) * 3 = }")
+    print(f"{weight.grad.item() = }")
     # A test without calculus: go a little to both sides and see how the loss changes.
     step = 1e-6
     for dtype in (torch.float64, torch.float32):
         middle = torch.tensor(1.0, dtype=dtype)
         rise = squared_error(middle + step) - squared_error(middle - step)
-        print(f"small step in {dtype!s:<13}       {rise.item() / (2 * step):.7f}")
+        print(f"a small step in {dtype}: {rise.item() / (2 * step):.7f}")
 
     # float32 keeps 7 digits, float64 16. Training does well with 7.
     print("The last is off: subtracting two almost equal numbers leaves few digits.")
 
     print("\nbackward() adds to .grad, so a second call gives 6 + 6:")
-    loss = (weight * 3 - 2) ** 2
-    show("loss = (weight * 3 - 2) ** 2")
-    loss.backward()
-    show("loss.backward()")
-    show("weight.grad", weight.grad)
+    squared_error(weight).backward()
+    print(f"{weight.grad = }")
 
 
 def show_device() -> str:
     print_section("Device: CPU or GPU")
     device = get_device()
-    show("device = get_device()")
-    show("device", device)
+    print(f"{device = }")
     # Tensors that meet in an operation must be on the same device, so lesson 3 moves
     # the network once and every batch of images. On a CPU, .to("cpu") does nothing.
-    moved = torch.ones(2).to(device)
-    show("moved = torch.ones(2).to(device)")
-    show("moved.device", moved.device)
+    print(f"{torch.ones(2).to(device).device = }")
     return device
 
 
@@ -340,14 +314,14 @@ def compare_speed(device: str) -> None:
         print(f"n = {n:<5} CPU {cpu:>8.3f} ms   GPU {gpu:>8.3f} ms  {ratio}")
 
 
-def train_epoch(
+def train_step(
     model: nn.Module,
     x: torch.Tensor,
     y: torch.Tensor,
     criterion: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Improve the line once. All points fit into one batch, so an epoch is one step."""
+    """Improve the line once, with all points: the five steps of every training."""
     # Step 1, zero_grad: forget the gradients of the previous batch. PyTorch adds new
     # gradients to old ones, so without this they would pile up.
     optimizer.zero_grad()
@@ -380,14 +354,14 @@ def fit_line(epochs: int, learning_rate: float, device: str) -> None:
     # Mean squared error: the mean of (prediction - y) ** 2 over all points.
     criterion = nn.MSELoss()
     # SGD, the simplest optimizer: weight = weight - learning_rate * gradient.
-    # fused=True updates all weights in one operation.
-    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, fused=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
 
     print(f"100 points near y = {true_slope} * x + {true_intercept}. Find that line:")
     print(f"{'epoch':>7}{'loss':>12}{'slope':>12}{'intercept':>12}")
     for epoch in range(epochs + 1):
+        # Here an epoch is one step, because all points fit into one batch.
         if epoch > 0:  # line 0 of the table shows the model before training
-            train_epoch(model, x, y, criterion, optimizer)
+            train_step(model, x, y, criterion, optimizer)
         if epoch % max(1, epochs // 10) == 0 or epoch == epochs:
             # no_grad: here we only look, so PyTorch need not record anything.
             with torch.no_grad():
@@ -420,7 +394,7 @@ def main() -> None:
     settings = parse_settings(
         __doc__, epochs=EPOCHS, learning_rate=LEARNING_RATE, seed=SEED
     )
-    set_seed(settings.seed)
+    torch.manual_seed(settings.seed)
     show_versions()
     what_a_tensor_is()
     creating_tensors()

@@ -9,38 +9,35 @@ It writes:     mnist_model.pth       the trained weights (lesson 4 loads them)
 The heart is train_epoch: five steps, repeated for every batch of images.
 """
 
-from dl_utils import (
-    TRAINING_SIZE,
-    UserError,
-    atomic_path,
-    check_can_write,
-    count_parameters,
-    diagnose_training,
-    evaluate_model,
-    get_device,
-    has_diverged,
-    load_mnist_data,
-    parse_settings,
-    plot_training_history,
-    print_section,
-    print_wrapped,
-    record_run,
-    run_script,
-    set_seed,
-)
-
+import math
+import sys
 import time
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from dl_utils import (
+    atomic_path,
+    check_can_write,
+    count_parameters,
+    diagnose_training,
+    evaluate_model,
+    get_device,
+    load_mnist_data,
+    parse_settings,
+    plot_training_history,
+    print_section,
+    record_run,
+    run_script,
+)
+
 # ------------------------------------------------------------------------------
 # Hyperparameters: what you choose before training; the network cannot learn them.
 # ------------------------------------------------------------------------------
 
 # Passes over the training images. Fewer: not finished learning. Many more: the
-# network starts to learn its training images by heart.
+# network starts to memorize its training images.
 EPOCHS = 10
 
 # Images per step. Small batches: many cheap, uncertain steps. Large batches: few
@@ -55,8 +52,13 @@ LEARNING_RATE = 0.001
 # room to learn, and trains in seconds.
 HIDDEN_SIZE = 128
 
-# Training images to use, of 55,000. With 100 you can watch a network learn by heart.
-TRAIN_SAMPLES = TRAINING_SIZE
+# Training images to use: "all" (MNIST has 55,000), or a number. With 100 you can watch
+# a network memorize its images.
+TRAIN_SAMPLES = "all"
+
+# Share of the training labels that is replaced by random ones, to see what dirty data
+# does. 0.2 with 5,000 images and 60 epochs shows it well.
+WRONG_LABELS = 0.0
 
 # Start of all random numbers. Run with other seeds to see how much of a difference
 # between two results is mere luck.
@@ -64,6 +66,10 @@ SEED = 42
 
 # "mnist", "synthetic" (digits drawn by this project), or "auto": MNIST if possible.
 DATASET = "auto"
+
+# A remark that is recorded with the run, such as "no relu". The record shows settings
+# that you changed, but not code that you changed.
+NOTE = ""
 
 MODEL_PATH = "mnist_model.pth"
 HISTORY_PLOT_PATH = "training_history.png"
@@ -152,10 +158,7 @@ def train(
     learning_rate: float,
     device: str,
 ) -> dict[str, list[float]]:
-    """Train for some epochs, printing a line for each; return the history.
-
-    Stops early when the loss has become infinite, not a number, or hopeless.
-    """
+    """Train for some epochs, printing a line for each; return the history."""
     # CrossEntropyLoss turns logits into probabilities (softmax) and takes the negative
     # logarithm of the one given to the right digit: 0 if it was certain and right. It
     # returns the mean over the batch.
@@ -184,8 +187,8 @@ def train(
             f"{val_acc:.1f}%, Train Loss: {train_loss:.3f}, Val Loss: {val_loss:.3f}, "
             f"{seconds:.1f} s"
         )
-        if has_diverged(history):
-            print("Stopped: with such a loss, further epochs would not help.")
+        if not math.isfinite(val_loss):
+            print("Stopped: no step can repair weights that are not finite numbers.")
             break
     return history
 
@@ -193,19 +196,28 @@ def train(
 def describe_network(model: nn.Module, images: torch.Tensor) -> None:
     """Print the shape of a batch after each layer, and what each layer can learn."""
     print(f"{'layer':<10}{'output shape':<20}{'parameters':>10}")
-    x = images
-    print(f"{'(input)':<10}{list(x.shape)}")
-    for name, layer in model.named_children():
-        x = layer(x)
+    print(f"{'(input)':<10}{list(images.shape)}")
+
+    def report(name: str, layer: nn.Module, output: torch.Tensor) -> None:
         explanation = ""
         if isinstance(layer, nn.Linear):
-            explanation = (
-                f"  {layer.in_features:,} x {layer.out_features:,} weights "
-                f"+ {layer.out_features:,} biases"
-            )
-        print(
-            f"{name:<10}{list(x.shape)!s:<20}{count_parameters(layer):>10,}{explanation}"
+            inputs, outputs = layer.in_features, layer.out_features
+            explanation = f"  {inputs:,} x {outputs:,} weights + {outputs:,} biases"
+        shape, count = str(list(output.shape)), count_parameters(layer)
+        print(f"{name:<10}{shape:<20}{count:>10,}{explanation}")
+
+    # A hook is a function that PyTorch calls whenever a layer has been used, so one
+    # forward pass shows what forward() really does, in its order.
+    hooks = [
+        layer.register_forward_hook(
+            lambda layer, _, output, name=name: report(name, layer, output)
         )
+        for name, layer in model.named_children()
+    ]
+    with torch.no_grad():
+        model(images)
+    for hook in hooks:
+        hook.remove()
     print(f"{'together':<30}{count_parameters(model):>10,}")
 
 
@@ -217,21 +229,29 @@ def main() -> None:
         learning_rate=LEARNING_RATE,
         hidden_size=HIDDEN_SIZE,
         train_samples=TRAIN_SAMPLES,
+        wrong_labels=WRONG_LABELS,
         seed=SEED,
         dataset=DATASET,
+        note=NOTE,
     )
     check_can_write(MODEL_PATH, HISTORY_PLOT_PATH, RUNS_PATH)
-    set_seed(settings.seed)
+    # All random numbers follow from the seed. Same machine, same versions, same seed:
+    # the same weights bit for bit. Another processor or version rounds differently.
+    torch.manual_seed(settings.seed)
     device = get_device()
 
     print_section("Data")
     train_loader, val_loader, test_loader = load_mnist_data(
-        settings.batch_size, settings.dataset, settings.train_samples, settings.seed
+        settings.batch_size,
+        settings.dataset,
+        settings.train_samples,
+        settings.seed,
+        settings.wrong_labels,
     )
-    dataset_name = train_loader.dataset.name
+    train_set = train_loader.dataset
     print(
-        f"{dataset_name} digits: {len(train_loader.dataset):,} training, "
-        f"{len(val_loader.dataset):,} validation, {len(test_loader.dataset):,} test"
+        f"{train_set.title}: {len(train_set):,} to train on, "
+        f"{len(val_loader.dataset):,} to validate, {len(test_loader.dataset):,} to test"
     )
     print(f"{len(train_loader):,} batches of {settings.batch_size} per epoch")
 
@@ -252,44 +272,38 @@ def main() -> None:
         device,
     )
 
-    diverged = has_diverged(history)
-    if not diverged:
+    print_section("Verdict")
+    diagnosis = diagnose_training(history)
+    print(diagnosis)
+    plot_training_history(history, HISTORY_PLOT_PATH, train_set.title)
+
+    # A network that only guesses must not replace a good one from an earlier run.
+    usable = diagnosis.verdict != "learning rate too high"
+    if usable:
         # The state_dict holds the weights by name. Lesson 4 loads it.
         with atomic_path(MODEL_PATH) as temporary_path:
             torch.save(model.state_dict(), temporary_path)
         print(f"Saved: {MODEL_PATH}")
 
-    print_section("Verdict")
-    diagnosis = diagnose_training(history)
-    print(diagnosis.verdict.upper())
-    print_wrapped(diagnosis.evidence)
-    print_wrapped(f"Next: {diagnosis.advice}")
-    plot_training_history(history, HISTORY_PLOT_PATH, dataset_name)
-
-    if not diverged:
-        # The test set is used once, at the very end. Whoever tries many settings and
-        # keeps the one with the best test result has fitted the test set by hand, and
-        # its accuracy no longer says how the network does on new images. Choose by
+        # The test set is used once, at the very end. Try many settings, keep the one
+        # with the best test result, and you have fitted the test set by hand: its
+        # accuracy no longer says how the network does on new images. Choose by
         # validation accuracy instead.
         print_section("Test")
         _, test_acc = evaluate_model(model, test_loader, device)
         print(f"Test Accuracy: {test_acc:.2f}%")
 
     print_section("Your last runs")
-    record_run(
-        RUNS_PATH,
-        vars(settings)
-        | {
-            "dataset": dataset_name,
-            "train_acc": f"{history['train_acc'][-1]:.2f}",
-            "val_acc": f"{history['val_acc'][-1]:.2f}",
-            "verdict": diagnosis.verdict,
-        },
-    )
-    if diverged:
-        raise UserError(
-            f"training failed; {MODEL_PATH} was not written. {diagnosis.advice}"
-        )
+    results = {
+        "dataset": train_set.name,
+        "train_samples": len(train_set),
+        "train_acc": f"{history['train_acc'][-1]:.2f}",
+        "val_acc": f"{history['val_acc'][-1]:.2f}",
+        "verdict": diagnosis.verdict,
+    }
+    record_run(RUNS_PATH, vars(settings) | results, MODEL_PATH if usable else None)
+    if not usable:
+        sys.exit(f"{MODEL_PATH} was not written: {diagnosis.advice}")
 
 
 if __name__ == "__main__":

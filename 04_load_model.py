@@ -3,47 +3,40 @@
 Run it:        python 04_load_model.py                      (after 03_train_mnist.py)
 Your digit:    python 04_load_model.py --image my_digit.png
 It writes:     predictions.png       what the network says about some test digits
-               confusion_matrix.png  which digits it takes for which
+               confusion_matrix.png  which classes it takes for which
+               what_it_learned.png   what its hidden neurons look for
 
 A file of weights is a heap of numbers. It becomes a network again only together with
 the same architecture and the same preparation of the images as in training.
 """
 
+import io
+import pickle
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
 from dl_utils import (
-    EVALUATION_BATCH_SIZE,
     MNIST_MEAN,
     MNIST_STD,
-    UserError,
+    check_weights,
+    describe_run,
     evaluate_model,
-    explain_model_errors,
+    explain_file_errors,
+    find_run,
     get_device,
     load_mnist_data,
     normalize,
     parse_settings,
-    print_ascii_digit,
+    plot_confusion_matrix,
+    plot_image_rows,
+    print_image,
     print_section,
-    print_table,
     print_wrapped,
+    read_own_digit,
     run_script,
-    save_figure,
-    set_seed,
 )
-
-import io
-import pickle
-import warnings
-
-import matplotlib.pyplot as plt
-import numpy as np
-import torch
-from PIL import (  # Pillow comes with matplotlib and torchvision
-    Image,
-    ImageFilter,
-    ImageOps,
-    UnidentifiedImageError,
-)
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 # ------------------------------------------------------------------------------
 # Settings
@@ -52,17 +45,20 @@ from torch.utils.data import DataLoader, TensorDataset
 # Neurons in the hidden layer: must be what lesson 3 trained with.
 HIDDEN_SIZE = 128
 
-# "mnist", "synthetic" or "auto": the digits to test on, as in lesson 3.
+# The data set to test on; "auto" is the one that the network was trained on, where
+# lesson 3 has recorded it, and else as in lesson 3.
 DATASET = "auto"
 
-# The weights that lesson 3 saved.
+# The weights that lesson 3 saved, and its record of runs.
 MODEL_PATH = "mnist_model.pth"
+RUNS_PATH = "training_runs.csv"
 
 # A picture of one handwritten digit to read instead of the lesson; "" for none.
 IMAGE_PATH = ""
 
 PREDICTIONS_PATH = "predictions.png"
 CONFUSION_MATRIX_PATH = "confusion_matrix.png"
+LEARNED_PATH = "what_it_learned.png"
 
 
 class SimpleNN(nn.Module):
@@ -83,12 +79,11 @@ class SimpleNN(nn.Module):
         return logits
 
 
-class TanhNN(SimpleNN):
-    """Another network whose layers have the same names and shapes as SimpleNN's."""
+class ForgetfulNN(SimpleNN):
+    """The same layers, rebuilt from memory: was it ReLU or Tanh?"""
 
-    def __init__(self, hidden_size: int = HIDDEN_SIZE) -> None:
-        super().__init__(hidden_size)
-        self.relu = nn.Tanh()  # forward() calls it by this name
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc2(torch.tanh(self.fc1(self.flatten(images))))
 
 
 def load_model(path: str, hidden_size: int, device: str) -> SimpleNN:
@@ -99,22 +94,20 @@ def load_model(path: str, hidden_size: int, device: str) -> SimpleNN:
     """
     # First the architecture, with random weights as before any training.
     model = SimpleNN(hidden_size)
-    with explain_model_errors(path):
+    with explain_file_errors(path):
         # map_location: weights saved on a GPU can be loaded where there is none.
         # weights_only: refuse what could run code; see "Two ways of saving" below. It
         # is the default since PyTorch 2.6, and written out to be seen.
         state_dict = torch.load(path, map_location=device, weights_only=True)
-        # Then the weights, each to the layer of its name. A name that is missing or
-        # a shape that differs is an error.
-        model.load_state_dict(state_dict)
-    if not all(tensor.isfinite().all() for tensor in model.parameters()):
-        raise UserError(f"{path} holds weights that are no numbers: train again")
+    check_weights(path, state_dict, model)
+    # Then the weights, each to the layer of its name.
+    model.load_state_dict(state_dict)
     # A new network is in training mode. For use, switch to evaluation mode.
     return model.to(device).eval()
 
 
 def predict(model: nn.Module, images: torch.Tensor, device: str) -> torch.Tensor:
-    """Return the probabilities of the ten digits: float32 [N, 10] on the CPU."""
+    """Return the probability of each class: float32 [N, 10] on the CPU."""
     with torch.inference_mode():
         logits = model(images.to(device))
     # Softmax turns logits into positive numbers that add up to 1. They are called
@@ -139,20 +132,10 @@ def compare_ways_of_saving(model: nn.Module) -> None:
     weights_file, model_file = io.BytesIO(), io.BytesIO()
     torch.save(model.state_dict(), weights_file)
     torch.save(model, model_file)
-    print_table(
-        [
-            {
-                "way": "torch.save(model.state_dict(), ...)",
-                "bytes": f"{weights_file.tell():,}",
-                "to load it you need": "the class SimpleNN, as code",
-            },
-            {
-                "way": "torch.save(model, ...)",
-                "bytes": f"{model_file.tell():,}",
-                "to load it you need": "the same file and class name, and trust",
-            },
-        ]
-    )
+    in_weights, in_model = weights_file.tell(), model_file.tell()
+    print("Saved with                             bytes  needed to load it")
+    print(f"torch.save(model.state_dict(), ...)  {in_weights:>7,}  the class, as code")
+    print(f"torch.save(model, ...)               {in_model:>7,}  the same, and trust")
     print()
     print_wrapped(
         "Why trust? Both are pickles: lists of instructions that Python follows to "
@@ -170,10 +153,10 @@ def compare_ways_of_saving(model: nn.Module) -> None:
         torch.load(model_file, weights_only=True)
     except pickle.UnpicklingError:
         print("    torch.load(whole_model, weights_only=True) -> UnpicklingError")
-    print(
-        "So: save the state_dict, and load with weights_only=True. (Now and then a gap"
+    print_wrapped(
+        "So: save the state_dict, and load with weights_only=True. (Now and then a gap "
+        "in that guard is found and closed, so keep PyTorch up to date.)"
     )
-    print("in that guard is found and closed, so keep PyTorch up to date.)")
 
 
 def compare_modes() -> None:
@@ -183,15 +166,14 @@ def compare_modes() -> None:
     weights = torch.ones(8, requires_grad=True)
     print("Eight weights of 1 times an input of 1, through Dropout(p=0.5):")
     for mode in ("train", "eval"):
-        getattr(dropout, mode)()  # dropout.train() or dropout.eval()
-        recorded = dropout(weights * 1)
-        with torch.inference_mode():
-            unrecorded = dropout(weights * 1)
-        for setting, result in (("", recorded), (" in inference_mode", unrecorded)):
-            print(
-                f"  {mode + '()' + setting:<26}{[int(x) for x in result]}"
-                f"  gradients recorded: {'yes' if result.requires_grad else 'no'}"
-            )
+        dropout.train(mode == "train")  # train(False) is what eval() does
+        for recording in (True, False):
+            # Not recording is what inference_mode() does.
+            with torch.inference_mode(not recording):
+                outputs = dropout(weights * 1)
+            values = [int(value) for value in outputs.tolist()]
+            recorded = "recorded" if outputs.requires_grad else "not recorded"
+            print(f"  {mode}()  {values}  gradients {recorded}")
     print_wrapped(
         "Two switches for two things: train() and eval() decide what layers like "
         "Dropout do; inference_mode() (or no_grad()) decides whether PyTorch records "
@@ -209,15 +191,10 @@ def show_size_mismatch(state_dict: dict[str, torch.Tensor], hidden_size: int) ->
         for line in str(error).strip().splitlines():
             print_wrapped(line.strip())
     print("\nHow to read the first mismatch:")
-    for part, meaning in (
-        ("fc1.weight", "the tensor that does not fit"),
-        (f"torch.Size([{hidden_size}, 784]) from checkpoint", "its shape in the file"),
-        (
-            f"current model is torch.Size([{other_size}, 784])",
-            "its shape in your network",
-        ),
-    ):
-        print(f"  {part:<41}{meaning}")
+    old, new = f"torch.Size([{hidden_size}, 784])", f"torch.Size([{other_size}, 784])"
+    print("  fc1.weight                               the tensor that does not fit")
+    print(f"  {old + ' from checkpoint':<41}its shape in the file")
+    print(f"  {'current model is ' + new:<41}its shape in your network")
     print("fc2.bias is not listed: it has 10 numbers in both.")
 
 
@@ -228,27 +205,20 @@ def show_silent_mismatches(
     accuracy: float,
     device: str,
 ) -> None:
-    tanh_model = TanhNN(hidden_size).to(device)
-    tanh_model.load_state_dict(model.state_dict())  # no error
-    _, tanh = evaluate_model(tanh_model, test_loader, device)
+    forgetful_model = ForgetfulNN(hidden_size).to(device)
+    forgetful_model.load_state_dict(model.state_dict())  # no error
+    _, tanh = evaluate_model(forgetful_model, test_loader, device)
 
     # Back to pixels from 0 to 1: what you get when you forget to normalize.
     images, labels = test_loader.dataset.tensors
     pixels = images * MNIST_STD + MNIST_MEAN
-    pixel_loader = DataLoader(TensorDataset(pixels, labels), EVALUATION_BATCH_SIZE)
+    pixel_loader = DataLoader(TensorDataset(pixels, labels), batch_size=1000)
     _, unnormalized = evaluate_model(model, pixel_loader, device)
 
-    print("No error, and yet wrong:")
-    print_table(
-        [
-            {"what": what, "test_accuracy": f"{percent:.2f}%"}
-            for what, percent in (
-                ("everything as in training", accuracy),
-                ("Tanh instead of ReLU, same weights", tanh),
-                ("images not normalized", unnormalized),
-            )
-        ]
-    )
+    print("No error, and yet wrong. Test accuracy:")
+    print(f"  everything as in training           {accuracy:5.2f}%")
+    print(f"  Tanh instead of ReLU, same weights  {tanh:5.2f}%")
+    print(f"  images not normalized               {unnormalized:5.2f}%")
     print_wrapped(
         "Names and shapes fit, so PyTorch cannot notice. Activations and the "
         "preparation of the images are not in the file: write them down, and measure "
@@ -261,206 +231,148 @@ def show_silent_mismatches(
 # ------------------------------------------------------------------------------
 
 
-def format_top3(probabilities: torch.Tensor) -> str:
+def format_top3(probabilities: torch.Tensor, classes: list[str]) -> str:
     """Return for example "7 (98.2%), 2 (1.1%), 9 (0.4%)"."""
-    top = probabilities.topk(3)
+    top = probabilities[: len(classes)].topk(3)
     return ", ".join(
-        f"{digit} ({100 * p:.1f}%)"
-        for p, digit in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+        f"{classes[label]} ({100 * p:.1f}%)"
+        for p, label in zip(top.values.tolist(), top.indices.tolist(), strict=True)
     )
 
 
-def show_predictions(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Print samples, accuracy per digit and the worst mistakes; return the latter."""
+def show_predictions(
+    probabilities: torch.Tensor, labels: torch.Tensor, classes: list[str]
+) -> torch.Tensor:
+    """Print samples, accuracy per class and the worst mistakes; return the latter."""
     confidences, predictions = probabilities.max(dim=1)
     print("The five test images that the network is least sure of:")
     for index in confidences.argsort()[:5].tolist():
-        print(f"  a {labels[index]}: {format_top3(probabilities[index])}")
+        name = classes[labels[index]]
+        print(f"  really {name}: {format_top3(probabilities[index], classes)}")
 
-    print("\nHow many of each digit are read correctly:")
-    for digit in range(10):
-        hits = predictions[labels == digit] == digit
+    print("\nHow many of each class are right:")
+    for label, name in enumerate(classes):
+        hits = predictions[labels == label] == label
         accuracy = 100 * hits.float().mean().item()
-        print(f"  {digit}: {accuracy:5.1f}%  {'#' * round(accuracy / 2)}")
+        print(f"  {name:<9} {accuracy:5.1f}%  {'#' * round(accuracy / 2)}")
 
     wrong = (predictions != labels).nonzero().flatten()
     worst = wrong[confidences[wrong].argsort(descending=True)]
-    print(f"\n{len(wrong)} of {len(labels):,} are misread. Most confident mistakes:")
+    print(f"\n{len(wrong)} of {len(labels):,} are wrong. Most confident mistakes:")
     for index in worst[:5].tolist():
-        print(f"  a {labels[index]}: {format_top3(probabilities[index])}")
+        name = classes[labels[index]]
+        print(f"  really {name}: {format_top3(probabilities[index], classes)}")
     print("Confidence is no guarantee: look at them in the second row of the picture.")
     return worst
 
 
-def plot_predictions(
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    probabilities: torch.Tensor,
-    worst: torch.Tensor,
-    dataset_name: str,
+def draw_predictions(
+    test_set: TensorDataset, probabilities: torch.Tensor, worst: torch.Tensor
 ) -> None:
-    """Draw ten samples, and below them the ten most confident mistakes."""
+    """Draw the first ten test images, and below them the most confident mistakes."""
+    images, labels = test_set.tensors
     confidences, predictions = probabilities.max(dim=1)
-    figure, axes = plt.subplots(2, 10, figsize=(10, 3.6), layout="constrained")
-    for row, indices in zip(axes, (torch.arange(10), worst[:10]), strict=True):
-        for axis in row:
-            axis.axis("off")
-        for axis, index in zip(row, indices.tolist(), strict=False):
-            right = predictions[index] == labels[index]
-            axis.imshow(images[index, 0].numpy(), cmap="gray_r")
-            axis.set_title(
-                f"{predictions[index]} ({100 * confidences[index]:.1f}%)"
-                + ("" if right else f"\nis a {labels[index]}"),
-                color="tab:blue" if right else "tab:red",
-                fontsize=10,
+    captions, colors = [], []
+    rows = [torch.arange(10), worst[:10]]
+    for row in rows:
+        captions.append([])
+        colors.append([])
+        for i in row.tolist():
+            right = predictions[i] == labels[i]
+            answer, truth = (
+                test_set.classes[predictions[i]],
+                test_set.classes[labels[i]],
             )
-    figure.suptitle(
-        f"What the network reads ({dataset_name} digits). Top: the first ten test "
-        "images. Bottom: its most confident mistakes"
+            caption = f"{answer} ({100 * confidences[i]:.1f}%)"
+            captions[-1].append(caption if right else f"{caption}\nis {truth}")
+            colors[-1].append("tab:blue" if right else "tab:red")
+    plot_image_rows(
+        [images[row, 0] for row in rows],
+        captions,
+        f"What the network reads ({test_set.title}). Top: the first ten test images. "
+        "Bottom: its most confident mistakes",
+        PREDICTIONS_PATH,
+        colors,
     )
-    save_figure(figure, PREDICTIONS_PATH)
 
 
-def plot_confusion_matrix(
-    labels: torch.Tensor, predictions: torch.Tensor, dataset_name: str
-) -> None:
-    """Count how often each digit (row) is read as each digit (column), and draw it."""
-    # Number the 100 pairs of label and prediction, count them: [100] -> [10, 10].
-    matrix = torch.bincount(10 * labels + predictions, minlength=100).reshape(10, 10)
+def draw_confusion_matrix(test_set: TensorDataset, predictions: torch.Tensor) -> None:
+    """Count how often each class (row) is taken for each class (column); draw it."""
+    labels, classes = test_set.tensors[1], test_set.classes
+    n = len(classes)
+    # Number the pairs of label and prediction, count them: [n * n] -> [n, n].
+    matrix = torch.bincount(n * labels + predictions, minlength=n * n).reshape(n, n)
     mistakes = matrix - matrix.diag().diag()
-    label, prediction = divmod(mistakes.argmax().item(), 10)
+    label, prediction = divmod(mistakes.argmax().item(), n)
     accuracy = 100 * matrix.diag().sum().item() / len(labels)
-
-    figure, axis = plt.subplots(figsize=(7.5, 7), layout="constrained")
-    # Colour the mistakes only: the right answers would outshine them.
-    axis.imshow(mistakes.numpy(), cmap="Reds")
-    for row in range(10):
-        for column in range(10):
-            count = matrix[row, column].item()
-            dark = mistakes[row, column] > 0.6 * mistakes.max()
-            axis.text(
-                column,
-                row,
-                count or "",
-                ha="center",
-                va="center",
-                color="white" if dark else "black",
-                fontweight="bold" if row == column else "normal",
-            )
-    axis.set_xticks(range(10))
-    axis.set_yticks(range(10))
-    axis.set_xlabel("Read as")
-    axis.set_ylabel("Really is")
-    axis.set_title(
-        f"{accuracy:.2f}% right ({dataset_name} digits, {len(labels):,} test images).\n"
-        f"Most frequent mistake: {label} read as {prediction}, "
+    title = (
+        f"{accuracy:.2f}% right ({test_set.title}, {len(labels):,} test images).\n"
+        f"Most frequent mistake: {classes[label]} taken for {classes[prediction]}, "
         f"{mistakes.max()} times"
     )
-    save_figure(figure, CONFUSION_MATRIX_PATH)
+    plot_confusion_matrix(matrix, classes, title, CONFUSION_MATRIX_PATH)
 
 
 # ------------------------------------------------------------------------------
-# Your own handwriting
+# Looking inside
 # ------------------------------------------------------------------------------
 
-# What differs from the paper by less than this share of the darkest ink's difference
-# counts as paper: noise, shadows, ruled lines.
-PAPER_SHARE = 0.35
-# A picture whose ink differs from the paper by less (scale 0 to 1) is blank.
-LEAST_CONTRAST = 0.2
-# Larger pictures are scaled down to this many pixels: enough for one digit.
-PICTURE_SIZE = 560
+
+def take_apart(model: SimpleNN, image: torch.Tensor, classes: list[str]) -> None:
+    """Show how the winning logit of one image [1, 1, 28, 28] comes about."""
+    with torch.no_grad():
+        hidden = model.relu(model.fc1(model.flatten(image)))[0]  # [128]
+        logits = model(image)[0]  # [10]
+    winner = logits.argmax()
+    # fc2 is nothing but this: every hidden value times a weight, added to a bias.
+    bias, terms = model.fc2.bias[winner], hidden * model.fc2.weight[winner]
+    print(f"Why does the first test image get {classes[winner]}? Its logit is made of:")
+    print(f"  bias                          {bias:>8.3f}")
+    largest = terms.abs().argsort(descending=True)[:5]
+    for i in largest.tolist():
+        value, weight = hidden[i], model.fc2.weight[winner, i]
+        print(f"  neuron {i:<4} {value:>7.3f} x {weight:>6.3f} = {terms[i]:>8.3f}")
+    rest = terms.sum() - terms[largest].sum()
+    print(f"  the other neurons together    {rest:>8.3f}")
+    print(f"  sum                           {bias + terms.sum():>8.3f}")
+    print(f"The network itself says         {logits[winner]:>10.3f}")
 
 
-def read_own_digit(path: str) -> torch.Tensor:
-    """Turn a picture of one digit, with some margin, into an image like MNIST's.
-
-    The network knows only images made in one way: light ink on black, scaled into
-    20 x 20 pixels, centred by mass in 28 x 28. Yours must be made in the same way.
-
-    Returns:
-        uint8 [28, 28], 0 (paper) to 255 (ink).
-
-    Raises:
-        UserError: the file is missing, no picture, or blank.
-    """
-    ink = find_ink(open_grey(path))
-    if not ink.any():
-        raise UserError(f"{path} looks blank: draw one digit, large, dark on light")
-
-    # Crop to the ink, and scale the longer side to 20 pixels.
-    rows, columns = ink.nonzero()
-    digit = ink[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-    height, width = (max(1, round(20 * n / max(digit.shape))) for n in digit.shape)
-    digit = np.asarray(Image.fromarray(digit).resize((width, height)))
-    digit = (digit / digit.max()).clip(0, 1)  # thin lines get pale when scaled down
-
-    # Move the centre of mass to the middle, as far as the digit stays inside.
-    middle_row = (digit.sum(axis=1) * np.arange(height)).sum() / digit.sum()
-    middle_column = (digit.sum(axis=0) * np.arange(width)).sum() / digit.sum()
-    top = min(max(round(14 - middle_row), 0), 28 - height)
-    left = min(max(round(14 - middle_column), 0), 28 - width)
-    image = torch.zeros(28, 28, dtype=torch.uint8)
-    image[top : top + height, left : left + width] = torch.from_numpy(
-        np.round(255 * digit).astype(np.uint8)
+def draw_what_it_learned(model: SimpleNN, test_set: TensorDataset) -> None:
+    """Draw the weights of the strongest hidden neurons, and of untrained ones."""
+    with torch.inference_mode():
+        hidden = model.relu(model.fc1(model.flatten(test_set.tensors[0])))
+        # What a neuron adds to the ten logits in an average image.
+        strength = hidden.mean(dim=0) * model.fc2.weight.norm(dim=0)  # [128]
+    strongest = strength.argsort(descending=True)[:12]
+    untrained = SimpleNN(len(strength))
+    plot_image_rows(
+        [
+            network.fc1.weight.detach()[strongest].reshape(-1, 28, 28)
+            for network in (model, untrained)
+        ],
+        [[f"neuron {i}" for i in strongest.tolist()], ["untrained"] * len(strongest)],
+        "What the strongest neurons look for: blue for, red against. Training turned "
+        "noise (bottom)\ninto strokes and blobs (top); few of them are a shape that we "
+        "would name",
+        LEARNED_PATH,
+        signed=True,
     )
-    return image
 
 
-def open_grey(path: str) -> np.ndarray:
-    """Return grey values, float32 [height, width], 0 (black) to 1 (white)."""
-    # Pillow warns of very large pictures; they are read all the same.
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file)  # photos may be stored turned
-            if picture.mode.startswith(("I", "F")):  # 16 bits and more per pixel
-                values = np.asarray(picture, dtype=np.float32)
-                values = 255 * values / max(1, values.max())
-                picture = Image.fromarray(values.clip(0).astype(np.uint8))
-            # Lay transparent parts on white paper.
-            picture = picture.convert("RGBA")
-            picture.thumbnail((PICTURE_SIZE, PICTURE_SIZE))
-            paper = Image.new("RGBA", picture.size, "white")
-            grey = Image.alpha_composite(paper, picture).convert("L")
-    except MemoryError:
-        raise
-    except FileNotFoundError:
-        raise UserError(f"there is no picture {path}") from None
-    except UnidentifiedImageError:
-        message = f"{path} is no picture that can be read: save it as PNG or JPEG"
-        raise UserError(message) from None
-    except Exception as error:  # Pillow raises many kinds, depending on the format
-        raise UserError(f"{path} cannot be read as a picture ({error})") from error
-    if min(grey.size) > 56:
-        grey = grey.filter(ImageFilter.MedianFilter(3))  # removes specks and noise
-    return np.asarray(grey, dtype=np.float32) / 255
-
-
-def find_ink(grey: np.ndarray) -> np.ndarray:
-    """Return how much ink each pixel has, float32 [height, width], 0 to 1.
-
-    The paper is as bright as the middle one of the pixels along the border. Ink is
-    what differs most from it, be it darker or lighter.
-    """
-    paper = np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]]))
-    ink = paper - grey
-    if -ink.min() > ink.max():  # light ink on dark paper
-        ink = -ink
-    if ink.max() < LEAST_CONTRAST:
-        return np.zeros_like(grey)
-    share = ink / ink.max()
-    return ((share - PAPER_SHARE) / (1 - PAPER_SHARE)).clip(0, 1)
+# ------------------------------------------------------------------------------
+# The lesson
+# ------------------------------------------------------------------------------
 
 
 def read_and_predict(path: str, model: SimpleNN, device: str) -> None:
     print_section("Your digit, as the network sees it")
     image = read_own_digit(path)
-    print_ascii_digit(image)
+    print_image(image)
     (probabilities,) = predict(model, normalize(image[None]), device)
     confidence, digit = probabilities.max(dim=0)
     print(f"Prediction: {digit} ({100 * confidence:.1f}%)")
-    print(f"Top 3: {format_top3(probabilities)}")
+    print(f"Top 3: {format_top3(probabilities, list('0123456789'))}")
 
 
 def main() -> None:
@@ -476,6 +388,9 @@ def main() -> None:
     print_section("Load")
     model = load_model(settings.model, settings.hidden_size, device)
     print(f"Loaded model from {settings.model}")
+    run = find_run(RUNS_PATH, settings.model)
+    if run:
+        print_wrapped(f"It was trained with {describe_run(run)}")
     if settings.image:
         read_and_predict(settings.image, model, device)
         return
@@ -483,17 +398,25 @@ def main() -> None:
     # nn.Linear(784, 128) stores its weights as [128, 784]: one row per neuron.
     for name, tensor in state_dict.items():
         print(f"  {name:<11} {list(tensor.shape)}")
-    _, _, test_loader = load_mnist_data(dataset=settings.dataset)
-    dataset_name = test_loader.dataset.name
+    dataset = settings.dataset
+    if dataset == "auto" and run:
+        dataset = run["dataset"].lower()
+    _, val_loader, test_loader = load_mnist_data(dataset=dataset)
+    test_set = test_loader.dataset
     _, accuracy = evaluate_model(model, test_loader, device)
-    print(f"Test Accuracy: {accuracy:.2f}%  ({dataset_name} digits)")
-    print("Compare with lesson 3: same weights and same digits, same accuracy.")
+    print(f"Test Accuracy: {accuracy:.2f}%  ({test_set.title})")
+    if run and run["dataset"] == test_set.name:
+        _, val_acc = evaluate_model(model, val_loader, device)
+        same = "equal" if f"{val_acc:.2f}" == run["val_acc"] else "NOT equal"
+        print(
+            f"Val Acc: {val_acc:.2f}%, recorded in training {run['val_acc']}%: {same}"
+        )
 
     print_section("Two ways of saving")
     compare_ways_of_saving(model)
 
     print_section("train() and eval(), and what they are not")
-    set_seed(0)
+    torch.manual_seed(0)
     compare_modes()
 
     print_section("A mismatch that raises an error")
@@ -503,11 +426,15 @@ def main() -> None:
     show_silent_mismatches(model, settings.hidden_size, test_loader, accuracy, device)
 
     print_section("Predictions")
-    images, labels = test_loader.dataset.tensors
+    images, labels = test_set.tensors
     probabilities = predict(model, images, device)
-    worst = show_predictions(probabilities, labels)
-    plot_predictions(images, labels, probabilities, worst, dataset_name)
-    plot_confusion_matrix(labels, probabilities.argmax(dim=1), dataset_name)
+    worst = show_predictions(probabilities, labels, test_set.classes)
+    draw_predictions(test_set, probabilities, worst)
+    draw_confusion_matrix(test_set, probabilities.argmax(dim=1))
+
+    print_section("Looking inside")
+    take_apart(model.cpu(), images[:1], test_set.classes)
+    draw_what_it_learned(model.cpu(), test_set)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,20 @@ them on the same data, for as many epochs, with the same seeds, several times - 
 calls a difference that is no larger than luck what it is: a tie.
 """
 
+import argparse
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
 from dl_utils import (
-    TRAINING_SIZE,
     UserError,
-    check_architectures,
     check_can_write,
     count_parameters,
     evaluate_model,
@@ -26,20 +36,7 @@ from dl_utils import (
     print_wrapped,
     run_script,
     save_figure,
-    set_seed,
 )
-
-import argparse
-import math
-import time
-from collections.abc import Callable
-from typing import NamedTuple
-
-import matplotlib.pyplot as plt
-import numpy as np
-import torch
-from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
 # ------------------------------------------------------------------------------
 # Hyperparameters: the same for all architectures, so that only these differ.
@@ -56,12 +53,12 @@ TIE_STANDARD_ERRORS = 3
 EPOCHS = 4
 BATCH_SIZE = 128
 
-# As in lesson 3. The same learning rate need not be equally good for all: whoever
-# tunes it for one architecture must tune it for every one.
+# As in lesson 3. The same learning rate need not be equally good for all: if you tune
+# it for one architecture, tune it for every one.
 LEARNING_RATE = 0.001
 
-# Training images to use, of 55,000.
-TRAIN_SAMPLES = TRAINING_SIZE
+# Training images to use: "all" (MNIST has 55,000), or a number.
+TRAIN_SAMPLES = "all"
 
 # "mnist", "synthetic" or "auto": MNIST if possible.
 DATASET = "auto"
@@ -69,28 +66,26 @@ DATASET = "auto"
 PLOT_PATH = "architecture_comparison.png"
 
 
-class TwoLayerNN(nn.Module):
+# nn.Sequential is an nn.Module whose forward() calls its layers one after the other.
+
+
+class TwoLayerNN(nn.Sequential):
     """The network of lesson 3, to compare with: 784 -> 128 -> 10, ReLU."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
+        super().__init__(
             nn.Flatten(),  # [N, 1, 28, 28] -> [N, 784]
             nn.Linear(784, 128),  # -> [N, 128]
             nn.ReLU(),
             nn.Linear(128, 10),  # -> [N, 10]
         )
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.layers(images)
 
-
-class ThreeLayerNN(nn.Module):
+class ThreeLayerNN(nn.Sequential):
     """Wider and deeper: 784 -> 256 -> 128 -> 10, ReLU. Is more better?"""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
+        super().__init__(
             nn.Flatten(),  # [N, 1, 28, 28] -> [N, 784]
             nn.Linear(784, 256),  # -> [N, 256]
             nn.ReLU(),
@@ -99,30 +94,18 @@ class ThreeLayerNN(nn.Module):
             nn.Linear(128, 10),  # -> [N, 10]
         )
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.layers(images)
 
-
-class TanhNN(nn.Module):
+class TanhNN(nn.Sequential):
     """Like TwoLayerNN, with Tanh in place of ReLU: it squeezes numbers into -1..1."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
+        super().__init__(
             nn.Flatten(),  # [N, 1, 28, 28] -> [N, 784]
             nn.Linear(784, 128),  # -> [N, 128]
             # Far from 0, Tanh is almost flat: gradients get small and learning slow.
             nn.Tanh(),
             nn.Linear(128, 10),  # -> [N, 10]
         )
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.layers(images)
-
-
-def network(*layers: nn.Module) -> nn.Sequential:
-    """A short way to write a network: the layers between the image and 10 logits."""
-    return nn.Sequential(nn.Flatten(), *layers)
 
 
 # Name -> how to build a new network. To add your own, add one line; "lambda:" because
@@ -131,15 +114,26 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "TwoLayerNN": TwoLayerNN,
     "ThreeLayerNN": ThreeLayerNN,
     "TanhNN": TanhNN,
-    # "Wide": lambda: network(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 10)),
-    # "Deep": lambda: network(
-    #     *(nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU()),
-    #     *(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)),
+    # "Wide": lambda: nn.Sequential(
+    #     nn.Flatten(), nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 10)
     # ),
-    # "Leaky": lambda: network(nn.Linear(784, 128), nn.LeakyReLU(), nn.Linear(128, 10)),
-    # "GELU": lambda: network(nn.Linear(784, 128), nn.GELU(), nn.Linear(128, 10)),
-    # "Dropout": lambda: network(
-    #     *(nn.Linear(784, 128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, 10))
+    # "Deep": lambda: nn.Sequential(
+    #     nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(),
+    #     nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
+    # ),
+    # "LeakyReLU": lambda: nn.Sequential(
+    #     nn.Flatten(), nn.Linear(784, 128), nn.LeakyReLU(), nn.Linear(128, 10)
+    # ),
+    # "GELU": lambda: nn.Sequential(
+    #     nn.Flatten(), nn.Linear(784, 128), nn.GELU(), nn.Linear(128, 10)
+    # ),
+    # "Dropout": lambda: nn.Sequential(
+    #     nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Dropout(0.2),
+    #     nn.Linear(128, 10)
+    # ),
+    # "Convolution": lambda: nn.Sequential(
+    #     nn.Conv2d(1, 8, kernel_size=3), nn.ReLU(),  # [N, 1, 28, 28] -> [N, 8, 26, 26]
+    #     nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 13 * 13, 10)
     # ),
 }
 
@@ -182,6 +176,23 @@ def train_epoch(
         optimizer.step()  # Step 5, step
 
 
+def check_networks(train_set: Dataset, batch_size: int) -> None:
+    """Try every network on two images, so that a mistake shows before the training."""
+    images, labels = train_set[:2]
+    for name, build in ARCHITECTURES.items():
+        model = build()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        # Batch normalization compares the images of a batch with each other.
+        normalizes = (nn.BatchNorm1d, nn.BatchNorm2d)
+        if len(train_set) % batch_size == 1 and any(
+            isinstance(layer, normalizes) for layer in model.modules()
+        ):
+            raise UserError(
+                f"{name} normalizes batches, and the last batch of each epoch has only "
+                "one image: use another --batch-size or --train-samples"
+            )
+
+
 def run_experiment(
     name: str,
     build: Callable[[], nn.Module],
@@ -194,7 +205,7 @@ def run_experiment(
     val_acc, seconds, models = [], [], []
     for seed in range(settings.seeds):
         # The seed decides the weights to start from, and the order of the images.
-        set_seed(seed)
+        torch.manual_seed(seed)
         train_loader = make_loader(train_set, settings.batch_size, shuffle_seed=seed)
         model = build().to(device)
         criterion = nn.CrossEntropyLoss()
@@ -205,13 +216,13 @@ def run_experiment(
         start = time.perf_counter()
         for _ in range(settings.epochs):
             train_epoch(model, train_loader, criterion, optimizer, device)
-            val_loss, val_acc_now = evaluate_model(model, val_loader, device)
+            val_loss, epoch_acc = evaluate_model(model, val_loader, device)
             if not math.isfinite(val_loss):
                 raise UserError(
-                    f"{name} diverged: its loss is no number any more. Divide the "
+                    f"{name} diverged: its loss is not a number any more. Divide the "
                     "learning rate by 10 and run again"
                 )
-            curve.append(val_acc_now)
+            curve.append(epoch_acc)
         seconds.append(time.perf_counter() - start)
         val_acc.append(curve)
         models.append(model)
@@ -264,15 +275,21 @@ def conclude(results: list[Result]) -> str:
     return "; ".join(parts) or f"{best.name} alone, so there is nothing to compare"
 
 
-def plot_comparison(results: list[Result], dataset_name: str) -> None:
+def explain_choice(chosen: Result, results: list[Result]) -> str:
+    """Return in one sentence why an architecture was chosen."""
+    best, tied = best_and_tied(results)
+    if len(tied) == 1:
+        return f"{chosen.name}: the best on validation."
+    if chosen is best:
+        return f"{chosen.name}: the best on validation, and none that ties is smaller."
+    return f"{chosen.name}: it ties with {best.name}, the best, and is the smallest."
+
+
+def plot_comparison(results: list[Result], title: str) -> None:
     """Draw curves with bands, final accuracy with its range, and the cost."""
-    figure, (curves, finals, costs) = plt.subplots(
-        1,
-        3,
-        figsize=(max(11.5, 2 * len(results)), 4.4),
-        layout="constrained",
-        width_ratios=(1.4, 1, 1),
-    )
+    width = max(11.5, 2 * len(results))  # inches
+    figure = Figure(figsize=(width, 4.4), layout="constrained")
+    curves, finals, costs = figure.subplots(1, 3, width_ratios=(1.4, 1, 1))
     # Colours that colour-blind readers can tell apart (Okabe and Ito), and markers.
     colors = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]
     colors += ["#E69F00", "#56B4E9", "#000000", "#F0E442"]
@@ -305,12 +322,12 @@ def plot_comparison(results: list[Result], dataset_name: str) -> None:
     costs.set(ylabel="Training time (s)")
     costs.set_title("Cost: time and parameters", fontsize=11)
     costs.margins(y=0.1)  # room for the numbers above the bars
-    for axis in (finals, costs):
-        axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    for axis in (curves, finals):
-        axis.grid(alpha=0.3)
+    for ax in (finals, costs):
+        ax.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    for ax in (curves, finals):
+        ax.grid(alpha=0.3)
     seeds = len(results[0].models)
-    figure.suptitle(f"{conclude(results)} ({dataset_name} digits, {seeds} seeds each)")
+    figure.suptitle(f"{conclude(results)} ({title}, {seeds} seeds each)")
     save_figure(figure, PLOT_PATH)
 
 
@@ -324,7 +341,8 @@ def main() -> None:
         train_samples=TRAIN_SAMPLES,
         dataset=DATASET,
     )
-    check_architectures(ARCHITECTURES)
+    if not ARCHITECTURES:
+        raise UserError('ARCHITECTURES is empty: remove the "# " in front of a line')
     check_can_write(PLOT_PATH)
     device = get_device()
 
@@ -333,7 +351,8 @@ def main() -> None:
         settings.batch_size, settings.dataset, settings.train_samples
     )
     train_set = train_loader.dataset
-    print(f"{train_set.name} digits: {len(train_set):,} training images")
+    print(f"{train_set.title}: {len(train_set):,} to train on")
+    check_networks(train_set, settings.batch_size)
 
     print_section(f"Training: {settings.seeds} runs of {settings.epochs} epochs each")
     results = [
@@ -367,12 +386,9 @@ def main() -> None:
         evaluate_model(model, test_loader, device)[1] for model in chosen.models
     ]
     print_section("Choice")
-    print_wrapped(
-        f"{chosen.name}: the best on validation; of those that tie with the best, the "
-        "one with the fewest parameters."
-    )
+    print_wrapped(explain_choice(chosen, results))
     print(f"Test Accuracy: {np.mean(test_accs):.2f}% (mean of {settings.seeds} runs)")
-    plot_comparison(results, train_set.name)
+    plot_comparison(results, train_set.title)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,82 @@
+"""The data sets by name, and where they are kept."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from backstage.mnist import load_mnist
+from backstage.synthetic_digits import load_synthetic
+from backstage.terminal import UserError, print_wrapped
+
+DATA_DIR = Path(
+    os.path.expanduser(os.environ.get("MNIST_DATA_DIR", ""))
+    or Path(__file__).resolve().parents[1] / "data"
+)
+
+DATASETS = ("auto", "mnist", "synthetic")
+
+VALIDATION_SIZE = 5_000  # of the 60,000 training images of handwriting
+SPLIT_SEED = 0  # the same 5,000 in every script and every run
+
+
+class RawData(NamedTuple):
+    """A data set as it is stored: values from 0 (paper, silence) to 255 (ink, loud)."""
+
+    name: str  # "MNIST", "synthetic", ...
+    title: str  # what it holds, such as "MNIST digits"
+    unit: str  # what one image shows: "image" of handwriting, or "recording"
+    scale: str  # what the values mean: "0 paper, 255 ink"
+    classes: list[str]  # the name of each class: label 3 means classes[3]
+    train_images: torch.Tensor  # uint8 [N, 28, 28]
+    train_labels: torch.Tensor  # int64 [N]
+    test_images: torch.Tensor  # uint8 [M, 28, 28]
+    test_labels: torch.Tensor  # int64 [M]
+    order: torch.Tensor  # positions of the training images, int64 [N]
+    val_size: int  # the last ones in that order are for validation
+
+
+def load_raw_data(dataset: str = "auto") -> RawData:
+    """Return images and labels as stored.
+
+    Real MNIST comes from DATA_DIR/MNIST/raw, or is downloaded to it once. Without
+    files and without internet, "auto" falls back on the synthetic digits and says so.
+
+    Args:
+        dataset: one of DATASETS.
+
+    Raises:
+        ValueError: no such dataset.
+        UserError: the data can be neither found nor downloaded.
+    """
+    if dataset not in DATASETS:
+        raise ValueError(f"dataset must be one of {DATASETS}, got {dataset!r}")
+    if dataset == "synthetic":
+        return _handwriting("synthetic", load_synthetic(DATA_DIR))
+    try:
+        return _handwriting("MNIST", load_mnist(DATA_DIR))
+    except OSError as error:
+        folder = DATA_DIR / "MNIST" / "raw"
+        reason = f"MNIST is not complete in {folder} and cannot be downloaded: {error}"
+        advice = (
+            "To get the real digits, connect to the internet and run again, or copy "
+            f"the four MNIST .gz files into {folder}"
+        )
+        if dataset == "mnist":
+            raise UserError(f"{reason}. {advice}.") from error
+    print_wrapped(f"NOTICE: {reason}.")
+    print_wrapped(
+        "Going on with synthetic digits, drawn by this project: everything works, but "
+        "figures differ from those in the guide."
+    )
+    print_wrapped(f"{advice}.")
+    return _handwriting("synthetic", load_synthetic(DATA_DIR))
+
+
+def _handwriting(name: str, tensors: tuple[torch.Tensor, ...]) -> RawData:
+    digits = [str(digit) for digit in range(10)]
+    words = (f"{name} digits", "image", "0 paper, 255 ink", digits)
+    generator = torch.Generator().manual_seed(SPLIT_SEED)
+    order = torch.randperm(len(tensors[0]), generator=generator)
+    return RawData(name, *words, *tensors, order, VALIDATION_SIZE)
