@@ -32,7 +32,9 @@ from dl_utils import (
 # Settings
 # ------------------------------------------------------------------------------
 
-# "mnist", "synthetic" (digits drawn by this project), or "auto": MNIST if possible.
+# Handwriting: "auto" (MNIST if possible), "mnist", or "synthetic" (digits drawn by this
+# project). Recordings: "spoken" (which digit?), "speakers" (who says it?), "new-voices"
+# (which digit, by somebody never heard in training?).
 DATASET = "auto"
 
 # Start of all random numbers. Another seed puts other images into the samples
@@ -186,6 +188,7 @@ def draw_samples(data: RawData, count: int) -> None:
     show_grid(ax, images, beside=data.classes)
     ax.tick_params(labelsize=16)
     ax.set_ylabel("Label", size=12)
+    ax.set_xlabel(data.axes)
     figure.suptitle(f"No two alike: random {data.title} to train on", size=15)
     save_figure(figure, SAMPLES_PATH)
 
@@ -327,6 +330,7 @@ def main() -> None:
     panels["ambiguous"].set_title(
         "Hard to read: nearer to the average of another class"
     )
+    figure.supxlabel(data.axes, size=10)
     save_figure(figure, OVERVIEW_PATH)
 
 

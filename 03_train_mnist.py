@@ -64,7 +64,9 @@ WRONG_LABELS = 0.0
 # between two results is mere luck.
 SEED = 42
 
-# "mnist", "synthetic" (digits drawn by this project), or "auto": MNIST if possible.
+# Handwriting: "auto" (MNIST if possible), "mnist", or "synthetic" (digits drawn by this
+# project). Recordings: "spoken" (which digit?), "speakers" (who says it?), "new-voices"
+# (which digit, by somebody never heard in training?).
 DATASET = "auto"
 
 # A remark that is recorded with the run, such as "no relu". The record shows settings

@@ -2,6 +2,7 @@
 
 Run it:        python 04_load_model.py                      (after 03_train_mnist.py)
 Your digit:    python 04_load_model.py --image my_digit.png
+Your voice:    python 04_load_model.py --sound my_digit.wav
 It writes:     predictions.png       what the network says about some test digits
                confusion_matrix.png  which classes it takes for which
                what_it_learned.png   what its hidden neurons look for
@@ -20,7 +21,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from dl_utils import (
     MNIST_MEAN,
     MNIST_STD,
+    RECORDINGS,
+    UserError,
     check_weights,
+    class_names,
     describe_run,
     evaluate_model,
     explain_file_errors,
@@ -35,6 +39,7 @@ from dl_utils import (
     print_section,
     print_wrapped,
     read_own_digit,
+    read_own_sound,
     run_script,
 )
 
@@ -53,8 +58,10 @@ DATASET = "auto"
 MODEL_PATH = "mnist_model.pth"
 RUNS_PATH = "training_runs.csv"
 
-# A picture of one handwritten digit to read instead of the lesson; "" for none.
+# A picture of one handwritten digit, or a recording (WAV) of one spoken digit, to read
+# instead of the lesson; "" for none.
 IMAGE_PATH = ""
+SOUND_PATH = ""
 
 PREDICTIONS_PATH = "predictions.png"
 CONFUSION_MATRIX_PATH = "confusion_matrix.png"
@@ -233,7 +240,7 @@ def show_silent_mismatches(
 
 def format_top3(probabilities: torch.Tensor, classes: list[str]) -> str:
     """Return for example "7 (98.2%), 2 (1.1%), 9 (0.4%)"."""
-    top = probabilities[: len(classes)].topk(3)
+    top = probabilities.topk(3)
     return ", ".join(
         f"{classes[label]} ({100 * p:.1f}%)"
         for p, label in zip(top.values.tolist(), top.indices.tolist(), strict=True)
@@ -283,7 +290,7 @@ def draw_predictions(
                 test_set.classes[predictions[i]],
                 test_set.classes[labels[i]],
             )
-            caption = f"{answer} ({100 * confidences[i]:.1f}%)"
+            caption = f"{answer}\n{100 * confidences[i]:.1f}%"
             captions[-1].append(caption if right else f"{caption}\nis {truth}")
             colors[-1].append("tab:blue" if right else "tab:red")
     plot_image_rows(
@@ -293,6 +300,7 @@ def draw_predictions(
         "Bottom: its most confident mistakes",
         PREDICTIONS_PATH,
         colors,
+        note=test_set.axes,
     )
 
 
@@ -357,6 +365,7 @@ def draw_what_it_learned(model: SimpleNN, test_set: TensorDataset) -> None:
         "would name",
         LEARNED_PATH,
         signed=True,
+        note=test_set.axes,
     )
 
 
@@ -365,14 +374,27 @@ def draw_what_it_learned(model: SimpleNN, test_set: TensorDataset) -> None:
 # ------------------------------------------------------------------------------
 
 
-def read_and_predict(path: str, model: SimpleNN, device: str) -> None:
+def read_own(
+    image_path: str, sound_path: str, run: dict[str, str], model: SimpleNN, device: str
+) -> None:
+    """Print what the network sees in your own picture or recording, and its answer."""
+    trained_on = run.get("dataset", "")
+    if trained_on and bool(sound_path) != (trained_on in RECORDINGS):
+        other = "spoken" if sound_path else "auto"
+        raise UserError(
+            f"the network was trained on {trained_on}, so it cannot read this: "
+            f"run 03_train_mnist.py --dataset {other} first"
+        )
     print_section("Your digit, as the network sees it")
-    image = read_own_digit(path)
+    image = read_own_sound(sound_path) if sound_path else read_own_digit(image_path)
     print_image(image)
+    classes = class_names(trained_on)
+    # [28, 28] -> [1, 28, 28]: a network takes batches, even of one.
     (probabilities,) = predict(model, normalize(image[None]), device)
-    confidence, digit = probabilities.max(dim=0)
-    print(f"Prediction: {digit} ({100 * confidence:.1f}%)")
-    print(f"Top 3: {format_top3(probabilities, list('0123456789'))}")
+    probabilities = probabilities[: len(classes)]
+    confidence, label = probabilities.max(dim=0)
+    print(f"Prediction: {classes[label]} ({100 * confidence:.1f}%)")
+    print(f"Top 3: {format_top3(probabilities, classes)}")
 
 
 def main() -> None:
@@ -382,6 +404,7 @@ def main() -> None:
         dataset=DATASET,
         model=MODEL_PATH,
         image=IMAGE_PATH,
+        sound=SOUND_PATH,
     )
     device = get_device()
 
@@ -391,8 +414,8 @@ def main() -> None:
     run = find_run(RUNS_PATH, settings.model)
     if run:
         print_wrapped(f"It was trained with {describe_run(run)}")
-    if settings.image:
-        read_and_predict(settings.image, model, device)
+    if settings.image or settings.sound:
+        read_own(settings.image, settings.sound, run, model, device)
         return
     state_dict = model.state_dict()
     # nn.Linear(784, 128) stores its weights as [128, 784]: one row per neuron.
@@ -427,7 +450,8 @@ def main() -> None:
 
     print_section("Predictions")
     images, labels = test_set.tensors
-    probabilities = predict(model, images, device)
+    # The outputs that stand for a class: all ten digits, but only six speakers.
+    probabilities = predict(model, images, device)[:, : len(test_set.classes)]
     worst = show_predictions(probabilities, labels, test_set.classes)
     draw_predictions(test_set, probabilities, worst)
     draw_confusion_matrix(test_set, probabilities.argmax(dim=1))

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from backstage.batches import ImageDataset, make_loader
-from backstage.datasets import RawData, load_raw_data
+from backstage.datasets import RECORDINGS, RawData, class_names, load_raw_data
 from backstage.files import (
     atomic_path,
     check_can_write,
@@ -28,10 +28,10 @@ from backstage.files import (
     record_run,
     save_figure,
 )
-
 from backstage.handwriting import read_own_digit
 from backstage.pictures import plot_confusion_matrix, plot_image_rows
 from backstage.settings import parse_settings
+from backstage.spoken_digits import read_own_sound
 from backstage.terminal import (
     BadSettingError,
     UserError,
@@ -48,7 +48,8 @@ __all__ = ["NUM_THREADS", "get_device"]
 __all__ += ["MNIST_MEAN", "MNIST_STD", "load_mnist_data", "make_loader", "normalize"]
 __all__ += ["count_parameters", "diagnose_training", "evaluate_model"]
 __all__ += ["plot_training_history"]
-__all__ += ["RawData", "load_raw_data", "read_own_digit"]
+__all__ += ["RECORDINGS", "RawData", "class_names", "load_raw_data"]
+__all__ += ["read_own_digit", "read_own_sound"]
 __all__ += ["BadSettingError", "UserError", "parse_settings", "run_script"]
 __all__ += ["print_image", "print_section", "print_table", "print_wrapped", "wrap"]
 __all__ += ["atomic_path", "check_can_write", "save_figure"]
@@ -145,7 +146,8 @@ def load_mnist_data(
 
     Args:
         batch_size: training images per batch, at least 1.
-        dataset: "mnist", "synthetic", or "auto": MNIST if possible, else synthetic.
+        dataset: "auto" (MNIST if possible, else synthetic), "mnist", "synthetic", or
+            recordings: "spoken", "speakers", "new-voices".
         train_samples: how many of the training images to use; None means all.
         seed: decides the order of the training images in every epoch.
         wrong_labels: share of the training labels, 0 to 1, that is replaced by random
@@ -256,15 +258,15 @@ ROUGH_FALL = 2.0  # points that training accuracy lies below its own best
 ROUGH_RISE = 1.01  # the training loss rose: this times the epoch before, or more
 ROUGH_SHARE = 0.25  # of all epochs: more rises than that are no accident
 WORSE_POINTS = 2.0  # points that validation accuracy lies below its own best
-TREND_EPOCHS = 2  # still improving? compare with the best before the last so many
-IMPROVING_POINTS = 0.5  # points of validation accuracy gained since then
+TREND_EPOCHS = 2  # still improving: each of the last so many beats all before them,
+IMPROVING_POINTS = 0.5  # and the last one by so many points of validation accuracy
 OVERFITTING_GAP = 3.0  # points that training accuracy is ahead of validation
 SURER_LOSS = 1.5  # the validation loss over its own best
 
-
 # Verdict -> what to try next. Each advice was tried; the guide has the figures.
 ADVICE = {
-    "learning rate too high": "Divide the learning rate by 10 and run again.",
+    "learning rate too high": "Divide the learning rate by 10 and run again. If it is "
+    "no better, look for a mistake in the five steps.",
     "severe overfitting": "Stop near the epoch of the best validation accuracy, and "
     "look for wrong labels in the training data.",
     "still improving": "Train for more epochs, or raise the learning rate.",
@@ -316,21 +318,21 @@ def diagnose_training(history: dict[str, list[float]]) -> Diagnosis:
     rough = rises > ROUGH_SHARE * len(train_loss)
     fell_back = train_acc[-1] <= max(train_acc) - ROUGH_FALL
     best = val_acc.index(max(val_acc))
+    worse = val_acc[-1] <= val_acc[best] - WORSE_POINTS
     # Before the first epoch the network guesses: one image in ten is right.
-    gain = val_acc[-1] - max([10.0, *val_acc[:-TREND_EPOCHS]])
+    before = max([10.0, *val_acc[:-TREND_EPOCHS]])
+    improving = (
+        min(val_acc[-TREND_EPOCHS:]) > before
+        and val_acc[-1] >= before + IMPROVING_POINTS
+    )
     gap = train_acc[-1] - val_acc[-1]
 
-    if (
-        not finite
-        or train_loss[-1] > DIVERGED_LOSS
-        or (not learned and (rough or fell_back))
-    ):
+    unsteady = not learned and (rough or fell_back)
+    if not finite or train_loss[-1] > DIVERGED_LOSS or unsteady:
         verdict = "learning rate too high"
-    elif (
-        val_acc[-1] <= val_acc[best] - WORSE_POINTS and train_acc[-1] > train_acc[best]
-    ):
+    elif worse and train_acc[-1] > train_acc[best]:
         verdict = "severe overfitting"
-    elif gain >= IMPROVING_POINTS:
+    elif improving:
         verdict = "still improving"
     elif gap >= OVERFITTING_GAP:
         verdict = "overfitting"

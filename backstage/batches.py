@@ -14,7 +14,7 @@ class ImageDataset(TensorDataset):
 
     def __init__(self, images: torch.Tensor, labels: torch.Tensor, data: RawData):
         super().__init__(images, labels)
-        self.name, self.title = data.name, data.title
+        self.name, self.title, self.axes = data.name, data.title, data.axes
         self.classes = data.classes  # label 3 means classes[3]
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from backstage.mnist import load_mnist
+from backstage.spoken_digits import VOICES, load_spoken
 from backstage.synthetic_digits import load_synthetic
 from backstage.terminal import UserError, print_wrapped
 
@@ -15,7 +16,13 @@ DATA_DIR = Path(
     or Path(__file__).resolve().parents[1] / "data"
 )
 
-DATASETS = ("auto", "mnist", "synthetic")
+HANDWRITING = ("auto", "mnist", "synthetic")
+RECORDINGS = {  # name -> what it holds
+    "spoken": "recordings of digits",
+    "speakers": "recordings of speakers",
+    "new-voices": "recordings of new voices",
+}
+DATASETS = (*HANDWRITING, *RECORDINGS)
 
 VALIDATION_SIZE = 5_000  # of the 60,000 training images of handwriting
 SPLIT_SEED = 0  # the same 5,000 in every script and every run
@@ -28,6 +35,7 @@ class RawData(NamedTuple):
     title: str  # what it holds, such as "MNIST digits"
     unit: str  # what one image shows: "image" of handwriting, or "recording"
     scale: str  # what the values mean: "0 paper, 255 ink"
+    axes: str  # what the directions of an image mean, where it is not handwriting
     classes: list[str]  # the name of each class: label 3 means classes[3]
     train_images: torch.Tensor  # uint8 [N, 28, 28]
     train_labels: torch.Tensor  # int64 [N]
@@ -37,8 +45,13 @@ class RawData(NamedTuple):
     val_size: int  # the last ones in that order are for validation
 
 
+def class_names(dataset: str) -> list[str]:
+    """Return the name of each class: label 3 means class_names(dataset)[3]."""
+    return VOICES if dataset == "speakers" else [str(digit) for digit in range(10)]
+
+
 def load_raw_data(dataset: str = "auto") -> RawData:
-    """Return images and labels as stored.
+    """Return images and labels as stored, or as made from recordings.
 
     Real MNIST comes from DATA_DIR/MNIST/raw, or is downloaded to it once. Without
     files and without internet, "auto" falls back on the synthetic digits and says so.
@@ -52,6 +65,8 @@ def load_raw_data(dataset: str = "auto") -> RawData:
     """
     if dataset not in DATASETS:
         raise ValueError(f"dataset must be one of {DATASETS}, got {dataset!r}")
+    if dataset in RECORDINGS:
+        return _recordings(dataset)
     if dataset == "synthetic":
         return _handwriting("synthetic", load_synthetic(DATA_DIR))
     try:
@@ -75,8 +90,25 @@ def load_raw_data(dataset: str = "auto") -> RawData:
 
 
 def _handwriting(name: str, tensors: tuple[torch.Tensor, ...]) -> RawData:
-    digits = [str(digit) for digit in range(10)]
-    words = (f"{name} digits", "image", "0 paper, 255 ink", digits)
+    words = (f"{name} digits", "image", "0 paper, 255 ink", "", class_names(name))
     generator = torch.Generator().manual_seed(SPLIT_SEED)
     order = torch.randperm(len(tensors[0]), generator=generator)
     return RawData(name, *words, *tensors, order, VALIDATION_SIZE)
+
+
+def _recordings(name: str) -> RawData:
+    sound = load_spoken(name, DATA_DIR)
+    return RawData(
+        name,
+        RECORDINGS[name],
+        "recording",
+        "0 silence, 255 loudest",
+        "Each image: time to the right (1 s), frequency upwards (50 to 4,000 Hz)",
+        class_names(name),
+        torch.cat([sound.train_images, sound.val_images]),
+        torch.cat([sound.train_labels, sound.val_labels]),
+        sound.test_images,
+        sound.test_labels,
+        order=torch.arange(len(sound.train_labels) + len(sound.val_labels)),
+        val_size=len(sound.val_labels),
+    )

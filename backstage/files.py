@@ -125,7 +125,7 @@ def check_can_read(path: str | os.PathLike, when_missing: str) -> None:
         reason = getattr(error, "strerror", error)
         raise UserError(f"{path} cannot be read: {reason}") from error
     if not stat.S_ISREG(mode):
-        raise UserError(f"{path} cannot be read: it is not a file")
+        raise UserError(f"{path} cannot be read: it is a folder, a device or a pipe")
 
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
@@ -169,9 +169,7 @@ def explain_file_errors(path: str | os.PathLike) -> Iterator[None]:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip() is not None
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile):
-        damaged = True
-    except NotImplementedError:  # a compression that torch.save does not use
+    except Exception:  # zipfile raises many kinds on damaged files
         damaged = True
     if damaged:
         raise UserError(f"{path} is damaged or incomplete: {again}")
@@ -251,8 +249,9 @@ def read_runs(path: str | os.PathLike) -> list[dict[str, str]]:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(name: str) -> Iterator[None]:
-    """Let one process at a time go on; the system ends a lock with its process."""
+def _one_at_a_time() -> Iterator[None]:
+    """Let one of a user's processes at a time go on; a lock ends with its process."""
+    name = f"training_runs.{getattr(os, 'getuid', int)()}.lock"
     with open(Path(tempfile.gettempdir(), name), "a") as file:
         if os.name == "nt":
             msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
@@ -280,7 +279,7 @@ def record_run(
     """
     weights = fingerprint(model_path) if model_path else ""
     run = {name: str(value) for name, value in (record | {"weights": weights}).items()}
-    with _one_at_a_time("training_runs.lock"):
+    with _one_at_a_time():
         runs = [*read_runs(path), run]
         columns = list(dict.fromkeys(name for run in runs for name in run))
         with (
@@ -290,11 +289,11 @@ def record_run(
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
             writer.writerows(runs)
-    print_runs([dict.fromkeys(columns, "") | run for run in runs[-5:]])
+    _print_runs([dict.fromkeys(columns, "") | run for run in runs[-5:]])
     print(f"Saved: {path}")
 
 
-def print_runs(runs: list[dict[str, str]]) -> None:
+def _print_runs(runs: list[dict[str, str]]) -> None:
     """Print runs as a table of what differs between them and how they went."""
     columns = [name for name in runs[0] if name not in (*RESULTS, "weights")]
     same = [name for name in columns if len({run[name] for run in runs}) == 1]

@@ -15,6 +15,7 @@ def plot_image_rows(
     path: str | os.PathLike,
     colors: list[list[str]] | None = None,
     signed: bool = False,
+    note: str = "",
 ) -> None:
     """Draw rows of images with a caption above each, and write the picture.
 
@@ -24,13 +25,14 @@ def plot_image_rows(
         title: what the picture shows.
         path: the PNG file to write.
         colors: for each row, the colour of each caption; black if None.
+        note: what the directions of an image mean, added to the title.
         signed: values below 0 are drawn in red and above 0 in blue; else dark is high.
 
     Raises:
         UserError: the file cannot be written.
     """
     columns = max(map(len, rows))
-    figure = Figure(figsize=(max(6, columns), 1.6 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(max(6, 1.2 * columns), 2 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
@@ -42,8 +44,8 @@ def plot_image_rows(
             else:
                 axes[r, c].imshow(image.numpy(), cmap="gray_r")
             color = colors[r][c] if colors else "black"
-            axes[r, c].set_title(captions[r][c], color=color, fontsize=10)
-    figure.suptitle(title)
+            axes[r, c].set_title(captions[r][c], color=color, fontsize=9)
+    figure.suptitle(f"{title}\n{note}".strip())
     save_figure(figure, path)
 
 

@@ -132,7 +132,9 @@ def parse_settings(
             type=convert,
             default=str(default),  # argparse converts, and so checks, a text
             metavar="X",
-            help=f"{meaning} (default: {default or 'none'})".replace("%", "%%"),
+            help=f"{meaning} (default: {'none' if default == '' else default})".replace(
+                "%", "%%"
+            ),
         )
     words = sys.argv[1:] if argv is None else argv
     # Before Python 3.13, argparse loses a value that is "--", and then its way.

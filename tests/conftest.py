@@ -1,14 +1,18 @@
-"""What the tests share: the scripts as modules, and the two data sets."""
+"""What the tests share: the scripts as modules, and the data sets."""
 
+import atexit
 import contextlib
 import csv
 import importlib.util
+import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 # One thread each, because tests and background runs share the cores, and PyTorch's
@@ -21,18 +25,76 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import dl_utils  # noqa: E402
+import backstage.datasets  # noqa: E402
+import backstage.mnist  # noqa: E402
+from dl_utils import run_script  # noqa: E402
 
-# Where the tests look for real MNIST. The tests themselves work on folders of their
+# Where the tests look for real data. The tests themselves work on folders of their
 # own, so this is read before any test changes it.
-REAL_DATA_DIR = dl_utils.DATA_DIR
-
+REAL_DATA_DIR = backstage.datasets.DATA_DIR
+FSDD_ARCHIVE = "free-spoken-digit-dataset-1.0.10.tar.gz"
 
 SCRIPTS = sorted(path.name for path in ROOT.glob("0*.py"))
+
+# ------------------------------------------------------------------------------
+# Which tests run, and in which order
+# ------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--figures",
+        action="store_true",
+        help="measure every figure of the documents again (dozens of trainings)",
+    )
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "real_mnist: needs the real MNIST files")
+
+
+def measures_figures(item):
+    return item.path.name == "test_figures.py"
+
+
+def needs_lessons(item):
+    return "lessons_on_mnist" in item.fixturenames
+
+
+def pytest_collection_modifyitems(config, items):
+    # What waits for runs in the background comes last, so that they have time.
+    items.sort(key=lambda item: 2 * measures_figures(item) + needs_lessons(item))
+    if not config.getoption("figures"):
+        skip = pytest.mark.skip(reason="takes minutes: pytest --figures")
+        for item in filter(measures_figures, items):
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def background_runs(request, tmp_path_factory):
+    """Start long runs on real MNIST, one after the other, beside other tests.
+
+    "lessons" are the five lessons; the other keys are the RUNS of test_figures.py.
+    """
+    items = request.session.items
+    figures = request.config.getoption("figures") and measures_figures(items[-1])
+    futures = {}
+    with ThreadPoolExecutor(1) as pool:
+        if has_real_mnist() and (figures or any(map(needs_lessons, items))):
+            folder = tmp_path_factory.mktemp("lessons")
+            futures["lessons"] = pool.submit(run_lessons, folder)
+        if has_real_mnist() and figures:
+            module = items[-1].module
+            for run in module.RUNS:
+                folder = tmp_path_factory.mktemp("run")
+                futures[run] = pool.submit(module.execute, run, folder, REAL_DATA_DIR)
+        yield futures
+        pool.shutdown(cancel_futures=True)
+
+
+# ------------------------------------------------------------------------------
+# Running the scripts
+# ------------------------------------------------------------------------------
 
 
 def load_script(name):
@@ -42,6 +104,53 @@ def load_script(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+class Finished(NamedTuple):
+    """How a script ended that ran in this process; the names are subprocess's."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_main(script, *flags, cwd, data_dir):
+    """Run a script in this process, which saves the seconds that Python needs to start.
+
+    Args:
+        script: its name, or the module that load_script returned, patched or not.
+        flags: the words of the command line.
+        cwd: the folder to run in.
+        data_dir: the data folder.
+
+    A mistake in the code is raised, where run_python would show a traceback.
+    """
+    module = script if isinstance(script, ModuleType) else load_script(script)
+    output, errors = io.StringIO(), io.StringIO()
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handlers = {name: signal.getsignal(getattr(signal, name)) for name in names}
+    code = 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+    ):
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", [module.__file__, *map(str, flags)])
+        patch.setattr(backstage.datasets, "DATA_DIR", Path(data_dir))
+        patch.setitem(sys.modules, module.__name__, module)  # for pickle
+        try:
+            run_script(module.main)
+        except SystemExit as stop:
+            code = stop.code or 0
+        finally:
+            for name, handler in handlers.items():
+                signal.signal(getattr(signal, name), handler)
+            atexit.unregister(signal.signal)
+    if isinstance(code, str):  # Python prints it and ends with 1
+        errors.write(f"{code}\n")
+        code = 1
+    return Finished(code, output.getvalue(), errors.getvalue())
 
 
 def run_python(*arguments, cwd, data_dir, prefix=(), **environment):
@@ -71,26 +180,6 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 def script_environment(data_dir, **environment):
     return os.environ | {"MNIST_DATA_DIR": str(data_dir)} | environment
-
-
-def pytest_collection_modifyitems(items):
-    # At the end, so that their runs can go on in the background from the beginning.
-    items.sort(key=lambda item: item.path.name == "test_figures.py")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def background_runs(request, tmp_path_factory):
-    """Start what test_figures needs, one run after the other, beside other tests."""
-    last = request.session.items[-1]
-    with ThreadPoolExecutor(1) as pool:
-        futures = {}
-        if last.path.name == "test_figures.py" and has_real_mnist():
-            for run in last.module.RUNS:
-                folder = tmp_path_factory.mktemp("run")
-                execute = last.module.execute
-                futures[run] = pool.submit(execute, run, folder, REAL_DATA_DIR)
-        yield futures
-        pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager
@@ -138,25 +227,30 @@ def train_script():
     return load_script("03_train_mnist")
 
 
+# ------------------------------------------------------------------------------
+# Data
+# ------------------------------------------------------------------------------
+
+
 @pytest.fixture(scope="session")
 def synthetic_dir(tmp_path_factory):
     """A data folder in which the synthetic digits have been drawn already."""
     folder = tmp_path_factory.mktemp("synthetic")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dl_utils, "DATA_DIR", folder)
-        dl_utils.load_raw_digits("synthetic")
+        patch.setattr(backstage.datasets, "DATA_DIR", folder)
+        backstage.datasets.load_raw_data("synthetic")
     return folder
 
 
 @pytest.fixture
 def synthetic(synthetic_dir, monkeypatch):
-    """Let dl_utils use the synthetic digits."""
-    monkeypatch.setattr(dl_utils, "DATA_DIR", synthetic_dir)
+    """Let the lessons find the synthetic digits."""
+    monkeypatch.setattr(backstage.datasets, "DATA_DIR", synthetic_dir)
 
 
 def has_real_mnist():
     raw = REAL_DATA_DIR / "MNIST" / "raw"
-    return all(any(raw.glob(f"{name}*")) for name in dl_utils.MNIST_FILES)
+    return all((raw / name).is_file() for name in backstage.mnist.FILES)
 
 
 @pytest.fixture(scope="session")
@@ -171,41 +265,16 @@ def real_mnist_dir():
 
 @pytest.fixture
 def real_mnist(real_mnist_dir, monkeypatch):
-    """Let dl_utils use real MNIST."""
-    monkeypatch.setattr(dl_utils, "DATA_DIR", real_mnist_dir)
-
-
-def assert_fits_the_console(output):
-    """Redirected output on Windows takes ASCII only, and a narrow window 88 columns."""
-    assert output.isascii()
-    assert max(map(len, output.splitlines())) <= 88
-
-
-class Lessons(NamedTuple):
-    """The five lessons, run in order in one folder."""
-
-    folder: Path
-    outputs: dict[str, str]  # script -> what it printed
-    files: dict[str, set[str]]  # script -> the files that it wrote
+    """Let the lessons find real MNIST."""
+    monkeypatch.setattr(backstage.datasets, "DATA_DIR", real_mnist_dir)
 
 
 @pytest.fixture(scope="session")
-def lessons_on_mnist(tmp_path_factory, real_mnist_dir):
-    """Run all lessons with their defaults on real MNIST."""
-    lessons = Lessons(tmp_path_factory.mktemp("lessons"), {}, {})
-    for script in SCRIPTS:
-        before = {path.name for path in lessons.folder.iterdir()}
-        process = run_python(ROOT / script, cwd=lessons.folder, data_dir=real_mnist_dir)
-        assert process.returncode == 0, process.stderr
-        lessons.outputs[script] = process.stdout
-        lessons.files[script] = {p.name for p in lessons.folder.iterdir()} - before
-    return lessons
-
-
-def training_runs(folder):
-    """Return the rows of training_runs.csv."""
-    with open(folder / "training_runs.csv", newline="") as file:
-        return list(csv.DictReader(file))
+def real_fsdd_dir():
+    """The data folder with the spoken digits; skips the test where there are none."""
+    if not (REAL_DATA_DIR / "FSDD" / FSDD_ARCHIVE).is_file():
+        pytest.skip(f"{FSDD_ARCHIVE} is not in {REAL_DATA_DIR / 'FSDD'}")
+    return REAL_DATA_DIR
 
 
 @pytest.fixture
@@ -217,3 +286,52 @@ def tiny_loader():
         torch.randint(0, 10, (25,), generator=generator),
     )
     return torch.utils.data.DataLoader(dataset, batch_size=10)
+
+
+# ------------------------------------------------------------------------------
+# Results
+# ------------------------------------------------------------------------------
+
+
+class Lessons(NamedTuple):
+    """The five lessons, run in order in one folder."""
+
+    folder: Path
+    outputs: dict[str, str]  # script -> what it printed
+    files: dict[str, set[str]]  # script -> the files that it wrote
+
+
+def run_lessons(folder):
+    """Run all lessons with their defaults on real MNIST."""
+    lessons = Lessons(folder, {}, {})
+    for script in SCRIPTS:
+        before = {path.name for path in folder.iterdir()}
+        process = run_python(ROOT / script, cwd=folder, data_dir=REAL_DATA_DIR)
+        assert process.returncode == 0, process.stderr
+        lessons.outputs[script] = process.stdout
+        lessons.files[script] = {path.name for path in folder.iterdir()} - before
+    return lessons
+
+
+@pytest.fixture(scope="session")
+def lessons_on_mnist(real_mnist_dir, background_runs):
+    """All lessons, run with their defaults on real MNIST."""
+    return background_runs["lessons"].result()
+
+
+@pytest.fixture(scope="session")
+def trained_model_path(lessons_on_mnist):
+    """The weights that lesson 3 saves with its defaults on real MNIST."""
+    return lessons_on_mnist.folder / "mnist_model.pth"
+
+
+def training_runs(folder):
+    """Return the rows of training_runs.csv."""
+    with open(folder / "training_runs.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_fits_the_console(output):
+    """Redirected output on Windows takes ASCII only, and a narrow window 88 columns."""
+    assert output.isascii()
+    assert max(map(len, output.splitlines())) <= 88

@@ -1,23 +1,30 @@
 """Make the pictures that the documents show: python tests/make_images.py
 
-Runs the lessons on real MNIST with the settings that the guide names, and copies what
-they draw into images/. Takes some minutes.
+Runs the lessons on real MNIST and real recordings with the settings that the guide
+names, copies what they draw into images/, and adds drawings of this project's own.
+Takes some minutes; with names, such as "good_fit three_fits", it makes only these.
+
+images/my_network.png is made elsewhere: by the tests that use a real browser.
 """
 
-import shutil
-import subprocess
+import io
+import os
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
+# One thread, before PyTorch is imported: so pictures and figures come out the same.
+os.environ["OMP_NUM_THREADS"] = "1"
 
-LESSONS = {
-    "02_load_mnist.py": ["mnist_samples.png", "mnist_overview.png"],
-    "03_train_mnist.py": [],
-    "04_load_model.py": ["predictions.png", "confusion_matrix.png"],
-    "05_experiment_architectures.py": ["architecture_comparison.png"],
-}
+import drawings
+from PIL import Image
+
+IMAGES = drawings.ROOT / "images"
+
+# 64 colours look like all of them, in a third of the bytes.
+COLORS = 64
 
 # Verdict -> the flags of 03_train_mnist.py that bring it about.
 VERDICTS = {
@@ -25,29 +32,93 @@ VERDICTS = {
     "underfitting": "--hidden-size 2",
     "still improving": "--learning-rate 0.00001",
     "overfitting": "--train-samples 100 --epochs 50",
-    "severe overfitting": "--train-samples 1000 --epochs 300",
+    "severe overfitting": "--train-samples 5000 --epochs 60 --wrong-labels 0.2",
     "learning rate too high": "--learning-rate 0.1",
 }
 
 
-def main():
-    images = ROOT / "images"
-    images.mkdir(exist_ok=True)
+class Job(NamedTuple):
+    """Lessons to run one after the other in a new folder, and what to take from it."""
+
+    commands: list[str]
+    pictures: dict[str, str]  # name in images/ -> name that the lesson gives it
+
+
+def same_names(*names: str) -> dict[str, str]:
+    return {name: name for name in names}
+
+
+TRAIN = "03_train_mnist.py --dataset mnist "
+JOBS = [
+    Job(
+        ["02_load_mnist.py --dataset mnist"],
+        same_names("mnist_samples", "mnist_overview"),
+    ),
+    Job(
+        [TRAIN + VERDICTS["good fit"], "04_load_model.py --dataset mnist"],
+        {"good_fit": "training_history"}
+        | same_names("predictions", "confusion_matrix", "what_it_learned"),
+    ),
+    Job(
+        ["05_experiment_architectures.py --dataset mnist"],
+        same_names("architecture_comparison"),
+    ),
+    Job(["02_load_mnist.py --dataset spoken"], {"spoken_samples": "mnist_samples"}),
+]
+JOBS += [
+    Job([TRAIN + flags], {verdict.replace(" ", "_"): "training_history"})
+    for verdict, flags in VERDICTS.items()
+    if verdict != "good fit"
+]
+
+DRAWINGS = {
+    function.__name__: function
+    for function in (
+        drawings.what_a_network_is,
+        drawings.relu_and_tanh,
+        drawings.learning_rates,
+        drawings.three_fits,
+        drawings.fitted_line,
+        drawings.speaker_embeddings,
+        drawings.spectrogram,
+    )
+}
+
+
+def run(job: Job, wanted: set[str]) -> None:
+    """Run the lessons of a job, and keep those of its pictures that are wanted."""
     with tempfile.TemporaryDirectory() as folder:
+        for command in job.commands:
+            # This one fails on purpose, after it has drawn its picture.
+            fails = command.endswith(VERDICTS["learning rate too high"])
+            drawings.run_lesson(command, folder, check=not fails)
+        for name in wanted.intersection(job.pictures):
+            keep(Path(folder, f"{job.pictures[name]}.png"), name)
 
-        def run(script, *flags):
-            command = [sys.executable, ROOT / script, *flags, "--dataset", "mnist"]
-            subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
 
-        for script, names in LESSONS.items():
-            run(script)
-            for name in names:
-                shutil.copy(Path(folder, name), images)
-        for verdict, flags in VERDICTS.items():
-            run("03_train_mnist.py", *flags.split())
-            name = f"{verdict.replace(' ', '_')}.png"
-            shutil.copy(Path(folder, "training_history.png"), images / name)
-    print(f"Saved: {len(list(images.iterdir()))} pictures in {images}")
+def keep(file: Path | io.BytesIO, name: str) -> None:
+    """Put a picture into images/, with fewer colours."""
+    target = IMAGES / f"{name}.png"
+    with Image.open(file) as picture:
+        picture.convert("RGB").quantize(COLORS).save(target, optimize=True)
+    print(f"Saved: images/{target.name} ({target.stat().st_size / 1000:.0f} kB)")
+
+
+def main() -> None:
+    names = [name for job in JOBS for name in job.pictures] + list(DRAWINGS)
+    wanted = set(sys.argv[1:] or names)
+    if unknown := wanted.difference(names):
+        sys.exit(f"no such picture: {', '.join(unknown)}. There are {', '.join(names)}")
+    start = time.perf_counter()
+    IMAGES.mkdir(exist_ok=True)
+    for name in wanted.intersection(DRAWINGS):
+        picture = io.BytesIO()
+        DRAWINGS[name]().savefig(picture, dpi=120)
+        keep(picture, name)
+    for job in JOBS:
+        if wanted.intersection(job.pictures):
+            run(job, wanted)
+    print(f"{len(wanted)} pictures in {time.perf_counter() - start:.0f} s")
 
 
 if __name__ == "__main__":

@@ -4,23 +4,22 @@ Most tests use files that are built like MNIST's but hold only a few digits, wit
 own checksums, and a real HTTP server on 127.0.0.1.
 """
 
-import dl_utils
-import synthetic_digits
-
 import contextlib
 import gzip
 import hashlib
 import http.server
 import json
+import os
 import shutil
 import signal
+import socket
 import ssl
 import struct
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -30,21 +29,26 @@ from conftest import (
     on_small_disk,
     prepared,
     read_only,
+    run_main,
     run_python,
     script_environment,
 )
 from torchvision.datasets import MNIST, utils
 
+from backstage import datasets, downloads, mnist, synthetic_digits
+from backstage.terminal import UserError
+
 NOBODY = "http://127.0.0.1:9/"  # the discard port: nothing listens there
+TABLES = ("TRAIN_IMAGES", "TRAIN_LABELS", "TEST_IMAGES", "TEST_LABELS")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
 
 
-def mirrored(address, script, *flags):
-    """Return what to give Python to run a script with another mirror of MNIST."""
-    preparation = f"""
-from torchvision.datasets import MNIST
-MNIST.mirrors = [{address!r}]
-"""
-    return prepared(preparation, script, *flags)
+def packed(content):
+    return gzip.compress(content, mtime=0)
+
+
+def md5(content):
+    return hashlib.md5(content).hexdigest()
 
 
 def digit_file(array):
@@ -54,71 +58,36 @@ def digit_file(array):
     )
 
 
-# Fetches the small files: python -c FETCH FILES-RESOURCES-MIRRORS, as JSON. It never
-# gets beyond a file of the name STOP_AT, as if it were killed there.
-FETCH = """
-import json, os, sys, time
-sys.path.insert(0, os.environ["PROJECT"])
-import dl_utils
-from torchvision.datasets import MNIST
-dl_utils.MNIST_FILES, MNIST.resources, MNIST.mirrors = json.loads(sys.argv[1])
-real_replace = os.replace
-
-def replace(source, target):
-    if os.path.basename(target) == os.environ["STOP_AT"]:
-        print("stopped", flush=True)
-        time.sleep(600)
-    real_replace(source, target)
-
-os.replace = replace
-dl_utils.run_script(lambda: print(dl_utils.load_raw_digits("mnist").name))
-"""
-
-
 @pytest.fixture
 def contents(monkeypatch):
-    """Four small files, known to dl_utils and torchvision by size and checksum."""
+    """Four small files in place of MNIST's: name -> packed content, and no mirror."""
     rng = np.random.default_rng(0)
     contents = {}
-    for part, count in (("train", 30), ("t10k", 20)):
-        images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        labels = rng.integers(0, 10, count, dtype=np.uint8)
-        contents[f"{part}-images-idx3-ubyte"] = digit_file(images)
-        contents[f"{part}-labels-idx1-ubyte"] = digit_file(labels)
-
-    def md5(content):
-        return hashlib.md5(content).hexdigest()
-
-    files = {name: (len(content), md5(content)) for name, content in contents.items()}
-    resources = [(f"{n}.gz", md5(packed(c))) for n, c in contents.items()]
-    monkeypatch.setattr(dl_utils, "MNIST_FILES", files)
-    monkeypatch.setattr(MNIST, "resources", resources)
-    monkeypatch.setattr(MNIST, "mirrors", [NOBODY])
+    for table in TABLES:
+        name, _ = getattr(mnist, table)
+        shape = (30,) if "train" in name else (20,)
+        shape += (28, 28) if "images" in name else ()
+        array = rng.integers(0, 256 if "images" in name else 10, shape, dtype=np.uint8)
+        contents[name] = packed(digit_file(array))
+        monkeypatch.setattr(mnist, table, (name, md5(contents[name])))
+    monkeypatch.setattr(mnist, "MIRRORS", [NOBODY])
     return contents
-
-
-def start_fetching(address, stop_at=""):
-    """Start a process that gets the small files into dl_utils.DATA_DIR."""
-    settings = [dl_utils.MNIST_FILES, MNIST.resources, [address]]
-    return subprocess.Popen(
-        [sys.executable, "-c", FETCH, json.dumps(settings)],
-        env=script_environment(dl_utils.DATA_DIR, PROJECT=str(ROOT), STOP_AT=stop_at),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def packed(content):
-    return gzip.compress(content, mtime=0)
 
 
 @pytest.fixture
 def raw_dir(tmp_path, monkeypatch):
-    monkeypatch.setattr(dl_utils, "DATA_DIR", tmp_path / "data")
+    monkeypatch.setattr(datasets, "DATA_DIR", tmp_path / "data")
     folder = tmp_path / "data" / "MNIST" / "raw"
     folder.mkdir(parents=True)
     return folder
+
+
+@pytest.fixture
+def complete_dir(raw_dir, contents):
+    """A folder with all four files."""
+    for name, content in contents.items():
+        (raw_dir / name).write_bytes(content)
+    return raw_dir
 
 
 @pytest.fixture
@@ -148,11 +117,11 @@ def server(answer, certificate=None):
         def do_GET(self):
             requests.append(self.path.strip("/"))
             status, content, *length = answer(requests[-1])
-            self.send_response(status)
-            length = length[0] if length else len(content)
-            self.send_header("Content-Length", str(length))
-            self.end_headers()
             with contextlib.suppress(ConnectionError):  # the client need not read
+                self.send_response(status)
+                length = length[0] if length else len(content)
+                self.send_header("Content-Length", str(length))
+                self.end_headers()
                 for part in [content] if isinstance(content, bytes) else content:
                     self.wfile.write(part)
 
@@ -176,33 +145,33 @@ def server(answer, certificate=None):
 
 
 def good_answers(contents):
-    return lambda name: (200, packed(contents[name.removesuffix(".gz")]))
+    return lambda name: (200, contents[name])
 
 
-def put(raw_dir, contents, pack):
-    for name, content in contents.items():
-        if pack:
-            (raw_dir / f"{name}.gz").write_bytes(packed(content))
-        else:
-            (raw_dir / name).write_bytes(content)
-
-
-def assert_no_leftovers(raw_dir, contents):
-    """The folder must hold the four files, packed and unpacked, and nothing else."""
-    expected = {*contents, *(f"{name}.gz" for name in contents)}
-    assert {path.name for path in raw_dir.iterdir()} == expected
+def names_in(folder):
+    return {path.name for path in folder.iterdir()}
 
 
 def check_digits(contents):
-    digits = dl_utils.load_raw_digits("mnist")
-    assert digits.name == "MNIST"
-    names = sorted(contents)  # t10k images, t10k labels, train images, train labels
-    assert digits.test_images.numpy().tobytes() == contents[names[0]][16:]
-    assert digits.test_labels.tolist() == list(contents[names[1]][8:])
-    assert digits.train_images.numpy().tobytes() == contents[names[2]][16:]
-    assert digits.train_labels.tolist() == list(contents[names[3]][8:])
-    assert digits.train_images.shape == (30, 28, 28)
-    assert digits.train_labels.dtype == torch.int64
+    """The digits loaded must be those in the four files."""
+    data = datasets.load_raw_data("mnist")
+    assert data.name == "MNIST"
+    train_images, train_labels, test_images, test_labels = map(
+        gzip.decompress, contents.values()
+    )
+    assert data.train_images.shape == (30, 28, 28)
+    assert data.train_images.numpy().tobytes() == train_images[16:]
+    assert data.train_labels.tolist() == list(train_labels[8:])
+    assert data.test_images.numpy().tobytes() == test_images[16:]
+    assert data.test_labels.tolist() == list(test_labels[8:])
+    assert data.train_labels.dtype == torch.int64
+
+
+def error_of_loading():
+    with pytest.raises(UserError) as error:
+        datasets.load_raw_data("mnist")
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 # ------------------------------------------------------------------------------
@@ -210,79 +179,59 @@ def check_digits(contents):
 # ------------------------------------------------------------------------------
 
 
-def test_unpacked_files_are_used_without_network(contents, raw_dir, capsys):
-    put(raw_dir, contents, pack=False)
-    check_digits(contents)
-    assert capsys.readouterr().out == ""
+def test_mirrors_names_and_checksums_are_those_of_torchvision():
+    assert list(mnist.MIRRORS) == list(MNIST.mirrors)
+    assert mnist.FILES == dict(MNIST.resources)
 
 
-def test_packed_files_are_unpacked_without_network(contents, raw_dir, capsys):
-    put(raw_dir, contents, pack=True)
+def test_good_files_are_used_without_network_and_unpacked_nowhere(
+    contents, complete_dir, capsys
+):
     check_digits(contents)
     assert capsys.readouterr().out == ""
-    for name, content in contents.items():
-        assert (raw_dir / name).read_bytes() == content
+    assert names_in(complete_dir) == set(contents)
+
+
+def test_unpacked_files_of_other_programs_are_neither_used_nor_touched(
+    contents, complete_dir
+):
+    other = complete_dir / "train-images-idx3-ubyte"
+    other.write_bytes(b"damaged")
+    check_digits(contents)
+    assert other.read_bytes() == b"damaged"
 
 
 DAMAGES = {
     "truncated": lambda content: content[:-10],
     "empty": lambda content: b"",
-    "wrong bytes": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    "wrong byte": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 @pytest.mark.parametrize("number", range(4))
-def test_a_damaged_file_is_made_again_from_the_packed_one(
-    contents, raw_dir, capsys, damage, number
+def test_a_damaged_file_and_no_other_is_downloaded_again(
+    contents, complete_dir, monkeypatch, capsys, damage, number
 ):
-    name = list(contents)[number]
-    put(raw_dir, contents, pack=True)
-    put(raw_dir, contents, pack=False)
-    (raw_dir / name).write_bytes(damage(contents[name]))
-    check_digits(contents)
-    assert (raw_dir / name).read_bytes() == contents[name]
-    assert f"{name} is damaged: making it again.\n" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_file_without_a_packed_one_is_downloaded(
-    contents, raw_dir, monkeypatch, damage
-):
-    name = "train-images-idx3-ubyte"
-    put(raw_dir, contents, pack=False)
-    (raw_dir / name).write_bytes(damage(contents[name]))
+    name, good = list(contents.items())[number]
+    (complete_dir / name).write_bytes(damage(good))
     with server(good_answers(contents)) as (address, requests):
-        monkeypatch.setattr(MNIST, "mirrors", [address])
+        monkeypatch.setattr(mnist, "MIRRORS", [address])
         check_digits(contents)
-    assert set(requests) == {f"{name}.gz"}  # the other three are good
+    assert set(requests) == {name}
+    assert (complete_dir / name).read_bytes() == good
+    assert f"{name} is damaged: getting it again.\n" in capsys.readouterr().out
 
 
-def test_a_damaged_packed_file_is_downloaded_again(contents, raw_dir, monkeypatch):
-    put(raw_dir, contents, pack=True)
-    name = "t10k-labels-idx1-ubyte.gz"
-    good = (raw_dir / name).read_bytes()
-    (raw_dir / name).write_bytes(good[:-5])
+def test_a_folder_in_place_of_a_file_is_named(contents, complete_dir, monkeypatch):
+    name = "train-images-idx3-ubyte.gz"
+    (complete_dir / name).unlink()
+    (complete_dir / name).mkdir()
     with server(good_answers(contents)) as (address, _):
-        monkeypatch.setattr(MNIST, "mirrors", [address])
-        check_digits(contents)
-    assert (raw_dir / name).read_bytes() == good
-
-
-def test_a_folder_in_place_of_a_file_does_no_harm(contents, raw_dir):
-    put(raw_dir, contents, pack=True)
-    (raw_dir / "train-images-idx3-ubyte").mkdir()
-    check_digits(contents)
-
-
-def test_a_folder_in_place_of_a_packed_file(contents, raw_dir, monkeypatch):
-    put(raw_dir, contents, pack=False)
-    (raw_dir / "train-images-idx3-ubyte").unlink()
-    (raw_dir / "train-images-idx3-ubyte.gz").mkdir()
-    with server(good_answers(contents)) as (address, _):
-        monkeypatch.setattr(MNIST, "mirrors", [address])
-        with pytest.raises(dl_utils.UserError, match=r"directory.*copy the four"):
-            dl_utils.load_raw_digits("mnist")
+        monkeypatch.setattr(mnist, "MIRRORS", [address])
+        error = error_of_loading()
+    assert name in error and "copy the four MNIST .gz files" in error
+    assert names_in(complete_dir) == set(contents)
 
 
 # ------------------------------------------------------------------------------
@@ -292,12 +241,14 @@ def test_a_folder_in_place_of_a_packed_file(contents, raw_dir, monkeypatch):
 
 def test_missing_files_are_downloaded_once(contents, raw_dir, monkeypatch, capsys):
     with server(good_answers(contents)) as (address, requests):
-        monkeypatch.setattr(MNIST, "mirrors", [address])
+        monkeypatch.setattr(mnist, "MIRRORS", [address])
         check_digits(contents)
-        downloaded = len(requests)
+        # torchvision asks twice: where the file is (it follows redirections), and for
+        # the file.
+        assert sorted(requests) == sorted(2 * list(contents))
         check_digits(contents)
-        assert len(requests) == downloaded
-    assert_no_leftovers(raw_dir, contents)
+        assert len(requests) == 2 * len(contents)
+    assert names_in(raw_dir) == set(contents)
     assert capsys.readouterr().err == ""  # no progress bar where there is no terminal
 
 
@@ -316,27 +267,39 @@ def test_missing_files_are_downloaded_once(contents, raw_dir, monkeypatch, capsy
 )
 def test_the_second_mirror_is_tried(contents, raw_dir, monkeypatch, answer):
     with server(answer) as (bad, _), server(good_answers(contents)) as (good, _):
-        monkeypatch.setattr(MNIST, "mirrors", [bad, good])
+        monkeypatch.setattr(mnist, "MIRRORS", [bad, good])
         check_digits(contents)
-    assert_no_leftovers(raw_dir, contents)
+    assert names_in(raw_dir) == set(contents)
 
 
 def test_wrong_bytes_of_the_right_length_are_refused(contents, raw_dir, monkeypatch):
-    def wrong(name):
-        right = packed(contents[name.removesuffix(".gz")])
-        return 200, right[:-20] + bytes(20)
+    with server(lambda name: (200, contents[name][:-20] + bytes(20))) as (address, _):
+        monkeypatch.setattr(mnist, "MIRRORS", [address])
+        assert f"{address}train-images-idx3-ubyte.gz: the file is not the original" in (
+            error_of_loading()
+        )
+    assert names_in(raw_dir) == set()
 
-    with server(wrong) as (address, _):
-        monkeypatch.setattr(MNIST, "mirrors", [address])
-        with pytest.raises(dl_utils.UserError, match="cannot be downloaded"):
-            dl_utils.load_raw_digits("mnist")
-    assert list(raw_dir.iterdir()) == []
+
+def test_every_mirror_that_failed_is_named_with_its_reason(
+    contents, raw_dir, monkeypatch
+):
+    with server(lambda name: (404, b"")) as (address, _):
+        monkeypatch.setattr(mnist, "MIRRORS", [address, NOBODY])
+        error = error_of_loading()
+    assert f"{address}train-images-idx3-ubyte.gz: HTTP Error 404" in error
+    assert f"; {NOBODY}train-images-idx3-ubyte.gz: " in error and "refused" in error
 
 
 def test_a_server_whose_name_is_unknown(contents, raw_dir, monkeypatch):
-    monkeypatch.setattr(MNIST, "mirrors", ["http://mnist.invalid/"])
-    with pytest.raises(dl_utils.UserError, match=r"mnist\.invalid.*connect to the"):
-        dl_utils.load_raw_digits("mnist")
+    def unknown(*arguments, **options):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(mnist, "MIRRORS", ["http://mnist.invalid/"])
+    error = error_of_loading()
+    assert "mnist.invalid" in error and "Name or service not known" in error
+    assert "connect to the internet" in error
 
 
 def test_a_certificate_that_is_not_trusted(contents, raw_dir, monkeypatch, tmp_path):
@@ -349,114 +312,158 @@ def test_a_certificate_that_is_not_trusted(contents, raw_dir, monkeypatch, tmp_p
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"openssl cannot make a certificate here ({error})")
-    answers = good_answers(contents)
-    with server(answers, certificate) as (address, requests):
-        monkeypatch.setattr(MNIST, "mirrors", [address])
-        with pytest.raises(dl_utils.UserError) as error:
-            dl_utils.load_raw_digits("mnist")
-    assert "CERTIFICATE_VERIFY_FAILED" in str(error.value)
-    assert "Install Certificates.command" in str(error.value)
-    assert "SSL_CERT_FILE" in str(error.value)
+    with server(good_answers(contents), certificate) as (address, requests):
+        monkeypatch.setattr(mnist, "MIRRORS", [address])
+        error = error_of_loading()
+    assert "CERTIFICATE_VERIFY_FAILED" in error
+    assert "Install Certificates.command" in error and "SSL_CERT_FILE" in error
     assert requests == []
 
 
-def test_a_silent_server_is_given_up(contents, raw_dir, monkeypatch):
+@pytest.mark.parametrize("first", [b"", b"the first bytes"], ids=["first", "half-way"])
+def test_a_server_that_is_or_falls_silent_is_given_up(
+    contents, raw_dir, monkeypatch, first
+):
+    monkeypatch.setattr(downloads, "TIMEOUT", 0.2)
+    before = socket.getdefaulttimeout()
     over = threading.Event()
 
-    def never(name):
-        over.wait(60)
-        return 200, b""
-
-    start = time.monotonic()
-    with server(never) as (address, requests):
-        monkeypatch.setattr(MNIST, "mirrors", [address, address])
-        with pytest.raises(dl_utils.UserError, match="no answer within 10 seconds"):
-            dl_utils.load_raw_digits("mnist")
-        over.set()
-    assert len(requests) == 2
-    assert time.monotonic() - start < 30
-
-
-def test_a_server_that_falls_silent_is_given_up(contents, raw_dir, monkeypatch):
-    monkeypatch.setattr(dl_utils, "DOWNLOAD_TIMEOUT", 0.5)
-    over = threading.Event()
-
-    def parts():
-        yield b"the first bytes"
-        over.wait(60)
-
-    with server(lambda name: (200, parts(), 100)) as (address, _):
-        monkeypatch.setattr(MNIST, "mirrors", [address])
-        with pytest.raises(dl_utils.UserError, match="timed out"):
-            dl_utils.load_raw_digits("mnist")
-        over.set()
-    assert list(raw_dir.iterdir()) == []
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
-@pytest.mark.parametrize("stop_at", ["download", "unpacking"])
-def test_after_sigkill_the_next_run_works(contents, raw_dir, stop_at):
-    name = "train-images-idx3-ubyte"
-    half_sent, over = threading.Event(), threading.Event()
-    good = good_answers(contents)
-
-    def answer(requested):
-        status, content = good(requested)
-        # The first request of all only looks whether there is an answer.
-        if stop_at == "unpacking" or len(requests) < 3 or half_sent.is_set():
-            return status, content
-
+    def silent(name):
         def parts():
-            yield content[:1000]
+            yield first
+            over.wait(60)
+
+        if not first:
+            over.wait(60)
+        return 200, parts(), 100
+
+    with server(silent) as (address, _):
+        monkeypatch.setattr(mnist, "MIRRORS", [address, address])
+        assert error_of_loading().count("timed out") == 2
+        over.set()
+    assert names_in(raw_dir) == set()
+    assert socket.getdefaulttimeout() == before
+
+
+@pytest.mark.parametrize("error", [RuntimeError, AttributeError, OSError])
+def test_a_torchvision_that_does_not_fit_counts_as_no_download(
+    contents, raw_dir, monkeypatch, error
+):
+    class Misfit(ModuleType):
+        def __getattr__(self, name):
+            raise error("operator torchvision::nms does not exist")
+
+    misfit = Misfit("utils")
+    monkeypatch.setitem(sys.modules, "torchvision.datasets.utils", misfit)
+    assert "torchvision does not fit this torch (" in error_of_loading()
+
+
+def test_the_downloader_serves_any_data_set(tmp_path):
+    path = tmp_path / "new" / "folder" / "sounds.tar.gz"
+    with server(lambda name: (200, b"hello")) as (address, requests):
+        downloads.download(
+            [NOBODY + "sounds", address + "v1.tar.gz"],
+            path,
+            lambda path: path.read_bytes() == b"hello",
+        )
+    assert path.read_bytes() == b"hello"
+    assert names_in(path.parent) == {path.name}
+    assert set(requests) == {"v1.tar.gz"}
+
+
+# ------------------------------------------------------------------------------
+# Stopped, killed, twice at once
+# ------------------------------------------------------------------------------
+
+# Fetches the small files: python -c FETCH TABLES-MIRRORS, as JSON.
+FETCH = """
+import json, os, sys
+sys.path.insert(0, os.environ["PROJECT"])
+from backstage import datasets, mnist
+tables, mnist.MIRRORS = json.loads(sys.argv[1])
+vars(mnist).update(tables)
+print(datasets.load_raw_data("mnist").name)
+"""
+
+
+def start_fetching(address):
+    """Start a process that gets the small files into datasets.DATA_DIR."""
+    tables = {table: getattr(mnist, table) for table in TABLES}
+    return subprocess.Popen(
+        [sys.executable, "-c", FETCH, json.dumps([tables, [address]])],
+        env=script_environment(datasets.DATA_DIR, PROJECT=str(ROOT)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_stop_leaves_nothing_behind(contents, raw_dir, monkeypatch):
+    def stopped(url, root, filename):
+        Path(root).mkdir()
+        Path(root, filename).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(utils, "download_url", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        datasets.load_raw_data("mnist")
+    assert names_in(raw_dir) == set()
+
+
+@posix
+def test_what_sigkill_leaves_is_cleared_by_the_next_run(contents, raw_dir, monkeypatch):
+    half_sent, over = threading.Event(), threading.Event()
+
+    def half(name):
+        def parts():
+            yield contents[name][:1000]
             half_sent.set()
             over.wait(60)
 
-        return status, parts(), len(content)
+        # The first request only asks where the file is.
+        return (200, parts() if len(requests) == 2 else b"", len(contents[name]))
 
-    with server(answer) as (address, requests):
-        process = start_fetching(address, name if stop_at == "unpacking" else "")
-        if stop_at == "download":
-            assert half_sent.wait(60)
-        else:
-            assert "stopped\n" in iter(process.stdout.readline, "")
+    with server(half) as (address, requests):
+        process = start_fetching(address)
+        assert half_sent.wait(60)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         over.set()
-        assert not (raw_dir / name).exists()
+    (leftover,) = raw_dir.iterdir()
+    assert names_in(leftover) == {"train-images-idx3-ubyte.gz"}
 
-        again = start_fetching(address)
-        output, errors = again.communicate(timeout=60)
-    assert output.splitlines()[-1] == "MNIST", errors
-    check_digits(contents)
+    with server(good_answers(contents)) as (address, _):
+        monkeypatch.setattr(mnist, "MIRRORS", [address])
+        check_digits(contents)
+    assert names_in(raw_dir) == set(contents)
+
+
+@posix
+def test_what_a_living_run_has_fetched_is_left_alone(contents, raw_dir, monkeypatch):
+    living = raw_dir / f"train-images-idx3-ubyte.gz.{os.getppid()}.tmp"
+    living.mkdir()
+    (living / "train-images-idx3-ubyte.gz").write_bytes(b"half")
+    with server(good_answers(contents)) as (address, _):
+        monkeypatch.setattr(mnist, "MIRRORS", [address])
+        check_digits(contents)
+    assert names_in(raw_dir) == {*contents, living.name}
+    assert names_in(living) == {"train-images-idx3-ubyte.gz"}
 
 
 def test_two_scripts_may_start_at_once(contents, raw_dir):
-    good = good_answers(contents)
+    both = threading.Barrier(2, timeout=60)
 
-    def slow(name):
-        time.sleep(0.1)
-        return good(name)
+    def answer(name):
+        if name.startswith("train-images"):
+            both.wait()  # neither gets it before the other asks for it
+        return 200, contents[name]
 
-    with server(slow) as (address, _):
-        processes = [start_fetching(address) for _ in range(2)]
-        for process in processes:
+    with server(answer) as (address, _):
+        for process in [start_fetching(address), start_fetching(address)]:
             output, errors = process.communicate(timeout=120)
-            assert output.splitlines()[-1] == "MNIST", errors
-    assert_no_leftovers(raw_dir, contents)
+            assert output.splitlines()[-1:] == ["MNIST"], errors
+    assert names_in(raw_dir) == set(contents)
     check_digits(contents)
-
-
-def test_an_interrupted_download_leaves_nothing_behind(contents, raw_dir, monkeypatch):
-    def interrupted(url, root, md5):
-        Path(root, "train-images-idx3-ubyte.gz").write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(utils, "download_url", interrupted)
-    with server(good_answers(contents)) as (address, _):
-        monkeypatch.setattr(MNIST, "mirrors", [address])
-        with pytest.raises(KeyboardInterrupt):
-            dl_utils.load_raw_digits("mnist")
-    assert list(raw_dir.iterdir()) == []
 
 
 # ------------------------------------------------------------------------------
@@ -467,28 +474,34 @@ def test_an_interrupted_download_leaves_nothing_behind(contents, raw_dir, monkey
 def test_without_network_auto_explains_and_goes_on(
     contents, raw_dir, capsys, quick_drawing
 ):
-    digits = dl_utils.load_raw_digits("auto")
-    assert digits.name == "synthetic"
-    assert len(digits.train_images) == 60_000 and len(digits.test_images) == 10_000
+    data = datasets.load_raw_data("auto")
+    assert data.name == "synthetic"
+    assert len(data.train_images) == 60_000 and len(data.test_images) == 10_000
     output = " ".join(capsys.readouterr().out.split())
-    assert "NOTICE: MNIST is not in" in output
+    assert f"NOTICE: MNIST is not complete in {raw_dir}" in output
     assert "refused" in output  # the reason
     assert "synthetic digits" in output and "differ from those in the guide" in output
     assert f"copy the four MNIST .gz files into {raw_dir}" in output
-    assert list(raw_dir.iterdir()) == []
+    assert names_in(raw_dir) == set()
 
 
 def test_without_network_mnist_is_an_error(contents, raw_dir):
-    with pytest.raises(dl_utils.UserError, match="connect to the internet") as error:
-        dl_utils.load_raw_digits("mnist")
-    assert "\n" not in str(error.value)
+    error = error_of_loading()
+    assert error.startswith("MNIST is not complete in")
+    assert "connect to the internet" in error
 
 
-def test_synthetic_digits_are_kept(raw_dir, capsys, quick_drawing):
-    first = dl_utils.load_raw_digits("synthetic")
-    again = dl_utils.load_raw_digits("synthetic")
+def test_an_unknown_data_set_is_refused():
+    with pytest.raises(ValueError, match="fashion"):
+        datasets.load_raw_data("fashion")
+
+
+def test_synthetic_digits_are_kept(raw_dir, quick_drawing):
+    first = datasets.load_raw_data("synthetic")
+    again = datasets.load_raw_data("synthetic")
     assert quick_drawing == [70_000]
-    assert all(torch.equal(a, b) for a, b in zip(first[1:], again[1:], strict=True))
+    assert torch.equal(first.train_images, again.train_images)
+    assert torch.equal(first.test_labels, again.test_labels)
 
 
 @pytest.mark.parametrize(
@@ -502,30 +515,31 @@ def test_synthetic_digits_are_kept(raw_dir, capsys, quick_drawing):
     ids=["empty", "garbage", "truncated", "wrong byte"],
 )
 def test_damaged_kept_digits_are_drawn_again(raw_dir, quick_drawing, damage):
-    dl_utils.load_raw_digits("synthetic")
-    cache = dl_utils.DATA_DIR / "synthetic_digits.npz"
+    datasets.load_raw_data("synthetic")
+    cache = datasets.DATA_DIR / "synthetic_digits.npz"
     cache.write_bytes(damage(cache.read_bytes()))
-    assert dl_utils.load_raw_digits("synthetic").test_labels.tolist()[:3] == [0, 1, 2]
+    assert datasets.load_raw_data("synthetic").test_labels.tolist()[:3] == [0, 1, 2]
     assert len(quick_drawing) == 2
 
 
 def test_digits_are_drawn_again_when_the_drawing_code_changed(
     raw_dir, quick_drawing, monkeypatch, tmp_path
 ):
-    dl_utils.load_raw_digits("synthetic")
+    datasets.load_raw_data("synthetic")
     edited = tmp_path / "edited.py"
     edited.write_text("# another hand\n")
     monkeypatch.setattr(synthetic_digits, "__file__", str(edited))
-    dl_utils.load_raw_digits("synthetic")
+    datasets.load_raw_data("synthetic")
     assert len(quick_drawing) == 2
 
 
 def test_without_a_place_to_keep_them_digits_are_drawn_in_memory(
-    tmp_path, monkeypatch, quick_drawing, contents
+    tmp_path, monkeypatch, quick_drawing, contents, capsys
 ):
     (tmp_path / "data").write_text("a file, not a folder")
-    monkeypatch.setattr(dl_utils, "DATA_DIR", tmp_path / "data")
-    assert dl_utils.load_raw_digits("auto").name == "synthetic"
+    monkeypatch.setattr(datasets, "DATA_DIR", tmp_path / "data")
+    assert datasets.load_raw_data("auto").name == "synthetic"
+    assert "They will be drawn again next time" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------
@@ -533,27 +547,42 @@ def test_without_a_place_to_keep_them_digits_are_drawn_in_memory(
 # ------------------------------------------------------------------------------
 
 QUICK = ("--train-samples", 100, "--epochs", 1)
+TRAIN = ROOT / "03_train_mnist.py"
+# For a script in a process of its own: no mirror, and blank synthetic digits.
+OFFLINE = f"""
+from backstage import mnist
+mnist.MIRRORS = [{NOBODY!r}]
+"""
+BLANK = """
+import torch
+from backstage import synthetic_digits
+synthetic_digits.make_digits = lambda count, seed, progress: (
+    torch.zeros(count, 28, 28, dtype=torch.uint8), torch.arange(count) % 10
+)
+"""
 
 
-def test_the_script_runs_without_files_and_network(tmp_path, synthetic_dir):
-    process = run_python(
-        *mirrored(NOBODY, ROOT / "03_train_mnist.py", *QUICK),
-        cwd=tmp_path, data_dir=synthetic_dir,
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr
-    assert "NOTICE: MNIST is not in" in process.stdout
-    assert "synthetic digits: 100 training" in process.stdout
+def test_the_script_runs_without_files_and_network(
+    tmp_path, synthetic_dir, monkeypatch
+):
+    monkeypatch.setattr(mnist, "MIRRORS", [NOBODY])
+    run = run_main(TRAIN.name, *QUICK, cwd=tmp_path, data_dir=synthetic_dir)
+    assert run.returncode == 0, run.stderr
+    assert "NOTICE: MNIST is not complete in" in run.stdout
+    assert "synthetic digits: 100 to train on" in run.stdout
 
 
-def test_the_script_refuses_to_replace_mnist_silently(tmp_path, synthetic_dir):
-    process = run_python(
-        *mirrored(NOBODY, ROOT / "03_train_mnist.py", "--dataset", "mnist"),
-        cwd=tmp_path, data_dir=synthetic_dir,
-    )  # fmt: skip
-    assert process.returncode == 1
-    assert process.stderr.startswith("Error: MNIST is not in")
-    assert process.stderr.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+def test_the_script_refuses_to_replace_mnist_silently(
+    tmp_path, synthetic_dir, monkeypatch
+):
+    monkeypatch.setattr(mnist, "MIRRORS", [NOBODY])
+    run = run_main(
+        TRAIN.name, "--dataset", "mnist", cwd=tmp_path, data_dir=synthetic_dir
+    )
+    assert run.returncode == 1
+    assert run.stderr.startswith("Error: MNIST is not complete in")
+    assert run.stderr.count("\n") == 1
+    assert names_in(tmp_path) == set()
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):
@@ -562,43 +591,42 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
     data_dir.mkdir()
     with read_only(data_dir) as prefix:
         process = run_python(
-            *mirrored(NOBODY, ROOT / "03_train_mnist.py", *QUICK),
+            *prepared(OFFLINE + BLANK, TRAIN, *QUICK),
             cwd=tmp_path, data_dir=data_dir, prefix=prefix,
         )  # fmt: skip
     assert process.returncode == 0, process.stderr
     output = " ".join(process.stdout.split())
-    assert "NOTICE: MNIST is not in" in output and "Permission denied" in output
+    assert "NOTICE: MNIST is not complete in" in output
+    assert "Permission denied" in output
     assert "They will be drawn again next time" in output
-    assert "synthetic digits: 100 training" in output
-    assert list(data_dir.iterdir()) == []
+    assert "synthetic digits: 100 to train on" in output
+    assert names_in(data_dir) == set()
 
 
 def test_a_full_disk_for_the_data(tmp_path):
     # One MiB has no room for digits, be they downloaded or drawn.
     process = on_small_disk(
-        tmp_path,
-        "1m",
-        *mirrored(NOBODY, ROOT / "03_train_mnist.py", *QUICK),
-    )
+        tmp_path, "1m", *prepared(OFFLINE + BLANK, TRAIN, *QUICK)
+    )  # fmt: skip
     assert process.returncode == 0, process.stderr
     output = " ".join(process.stdout.split())
     assert "synthetic_digits.npz cannot be written: No space left on device" in output
-    assert "synthetic digits: 100 training" in output
+    assert "synthetic digits: 100 to train on" in output
     results = "mnist_model.pth training_history.png training_runs.csv"
     assert output.endswith(f"Left: MNIST {results}")
 
 
-@pytest.mark.parametrize("name", ["with some spaces", "t\u00e4st \u6570\u5b57"])
-def test_folders_with_unusual_names(tmp_path, synthetic_dir, name):
-    folder = tmp_path / name
+def test_a_folder_with_an_unusual_name(tmp_path, synthetic_dir):
+    folder = tmp_path / "with spaces, t\u00e4st and \u6570\u5b57"
     folder.mkdir()
     for path in ROOT.glob("*.py"):
         shutil.copy(path, folder)
+    shutil.copytree(ROOT / "backstage", folder / "backstage")
     data_dir = folder / "data"
     data_dir.mkdir()
     shutil.copy(synthetic_dir / "synthetic_digits.npz", data_dir)
     process = run_python(
-        *mirrored(NOBODY, folder / "03_train_mnist.py", *QUICK),
+        *prepared(OFFLINE, folder / TRAIN.name, *QUICK),
         cwd=folder, data_dir="", PYTHONIOENCODING="ascii",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
@@ -610,24 +638,24 @@ def test_folders_with_unusual_names(tmp_path, synthetic_dir, name):
 def test_good_files_in_a_folder_that_cannot_be_written_to(tmp_path, real_mnist_dir):
     with read_only(real_mnist_dir / "MNIST" / "raw") as prefix:
         process = run_python(
-            ROOT / "03_train_mnist.py", *QUICK, "--dataset", "mnist",
+            TRAIN, *QUICK, "--dataset", "mnist",
             cwd=tmp_path, data_dir=real_mnist_dir, prefix=prefix,
         )  # fmt: skip
     assert process.returncode == 0, process.stderr
-    assert "MNIST digits: 100 training" in process.stdout
+    assert "MNIST digits: 100 to train on" in process.stdout
 
 
 @pytest.mark.real_mnist
-def test_the_original_files_are_downloaded_and_used(tmp_path, real_mnist_dir):
+def test_the_original_files_are_downloaded_and_used(
+    tmp_path, real_mnist_dir, monkeypatch
+):
     source = real_mnist_dir / "MNIST" / "raw"
-    if not (source / "train-images-idx3-ubyte.gz").exists():
-        pytest.skip(f"the packed MNIST files are not in {source}")
-    flags = ("--dataset", "mnist", "--train-samples", 100, "--epochs", 1)
     with server(lambda name: (200, (source / name).read_bytes())) as (address, _):
-        process = run_python(
-            *mirrored(address, ROOT / "03_train_mnist.py", *flags),
+        monkeypatch.setattr(mnist, "MIRRORS", [address])
+        run = run_main(
+            TRAIN.name, *QUICK, "--dataset", "mnist",
             cwd=tmp_path, data_dir=tmp_path / "data",
         )  # fmt: skip
-    assert process.returncode == 0, process.stderr
-    assert "Downloading train-images-idx3-ubyte.gz" in process.stdout
-    assert "MNIST digits: 100 training" in process.stdout
+    assert run.returncode == 0, run.stderr
+    assert "Downloading train-images-idx3-ubyte.gz" in run.stdout
+    assert "MNIST digits: 100 to train on" in run.stdout

@@ -1,15 +1,15 @@
 """02_load_mnist.py: every finding about the data, and what a learner sees."""
 
-import dl_utils
-
 import re
 
 import pytest
 import torch
-from conftest import ROOT, assert_fits_the_console, load_script, run_python
+from conftest import assert_fits_the_console, load_script, run_main
 from documents import GUIDE
+from matplotlib.figure import Figure
 
-SCRIPT = ROOT / "02_load_mnist.py"
+import dl_utils
+
 PICTURES = ["mnist_overview.png", "mnist_samples.png"]
 
 
@@ -38,13 +38,13 @@ DIGITS = one_pixel_images(*((position, 255) for position in range(10)))
 def test_an_image_is_printed_without_its_margin(script, capsys):
     image = torch.zeros(28, 28, dtype=torch.uint8)
     image[5, 7], image[6, 9] = 255, 8
-    script.print_image(image)
+    script.print_image_values(image)
     assert capsys.readouterr().out == " 255   .   .\n   .   .   8\n"
 
 
 def test_the_widest_image_fits_on_the_screen(script, capsys):
-    script.print_image(torch.full((20, 20), 255, dtype=torch.uint8))
-    assert max(map(len, capsys.readouterr().out.splitlines())) <= 88
+    script.print_image_values(torch.full((20, 20), 255, dtype=torch.uint8))
+    assert_fits_the_console(capsys.readouterr().out)
 
 
 def test_imbalance_is_the_largest_class_over_the_smallest(script):
@@ -94,14 +94,14 @@ def test_test_images_seen_in_training_are_found(script):
 
 
 # ------------------------------------------------------------------------------
-# Average digits
+# Average images
 # ------------------------------------------------------------------------------
 
 
-def test_average_digits_are_averages_of_their_class(script):
+def test_average_images_are_averages_of_their_class(script):
     images = torch.cat([DIGITS, one_pixel_images((400, 100))])
     labels = torch.tensor([*range(10), 3])
-    averages = script.average_digits(images, labels)
+    averages = script.average_images(images, labels)
     assert averages.shape == (10, 28, 28)
     assert averages[3].flatten()[[3, 400]].tolist() == [127.5, 50]
     assert torch.equal(averages[4], DIGITS[4].float())
@@ -114,7 +114,7 @@ def test_distance_is_the_root_of_the_squared_differences(script):
     torch.testing.assert_close(measured, torch.tensor([[0.0], [2.0]]))
 
 
-def test_the_most_ambiguous_image_looks_most_like_another_digit(script):
+def test_the_most_ambiguous_image_looks_most_like_another_class(script):
     # Three images called 3: a clear one, one a little like 5, one exactly like 8.
     a_little_like_5 = DIGITS[5] // 2 + DIGITS[3] // 3
     images = torch.cat([DIGITS, a_little_like_5.unsqueeze(0), DIGITS[8:9]])
@@ -132,9 +132,9 @@ def test_the_most_ambiguous_image_looks_most_like_another_digit(script):
 def test_the_baseline_names_the_nearest_average(script):
     images = torch.cat([DIGITS, DIGITS[:2]])
     labels = torch.tensor([*range(10), 0, 0])  # the last image is a 1, called 0
-    accuracy, per_digit = script.measure_baseline(images, labels, DIGITS.float())
+    accuracy, per_class = script.measure_baseline(images, labels, DIGITS.float())
     assert accuracy == pytest.approx(100 * 11 / 12)
-    assert per_digit == pytest.approx([100 * 2 / 3, *[100] * 9])
+    assert per_class == pytest.approx([100 * 2 / 3, *[100] * 9])
 
 
 # ------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ def test_the_baseline_names_the_nearest_average(script):
 # ------------------------------------------------------------------------------
 
 
-def test_samples_are_different_images_of_each_digit(script):
+def test_samples_are_different_images_of_each_class(script):
     labels = torch.arange(100) % 10
     torch.manual_seed(0)
     picked = script.pick_samples(labels, 5)
@@ -153,16 +153,15 @@ def test_samples_are_different_images_of_each_digit(script):
 
 
 def test_a_grid_shows_each_image_in_its_place(script):
-    figure, axis = script.plt.subplots()
+    ax = Figure().subplots()
     images = torch.zeros(2, 3, 28, 28, dtype=torch.uint8)
     images[1, 2] = 255  # second row, third column
-    script.show_grid(axis, images, below="abc", beside="de")
-    picture = axis.images[0].get_array()
+    script.show_grid(ax, images, below="abc", beside="de")
+    picture = ax.images[0].get_array()
     assert picture.shape == (64, 96)
     assert (picture[34:62, 66:94] == 255).all()
     assert picture.sum() == 255 * 784
-    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["a", "b", "c"]
-    script.plt.close(figure)
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["a", "b", "c"]
 
 
 # ------------------------------------------------------------------------------
@@ -170,48 +169,85 @@ def test_a_grid_shows_each_image_in_its_place(script):
 # ------------------------------------------------------------------------------
 
 
-def explore(dataset, data_dir, folder):
-    process = run_python(
-        SCRIPT, "--dataset", dataset, cwd=folder, data_dir=data_dir,
-        PYTHONIOENCODING="ascii",
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr
-    return process.stdout
+def explore(script, folder, data_dir, *flags):
+    """Run the lesson; return its output and the titles of its pictures."""
+    titles = []
+
+    def save_figure(figure, path):
+        titles.append(figure.get_suptitle())
+        dl_utils.save_figure(figure, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "save_figure", save_figure)
+        code, output, errors = run_main(script, *flags, cwd=folder, data_dir=data_dir)
+    assert (code, errors) == (0, "")
+    return output, titles
 
 
-def test_a_run_prints_plain_text_and_writes_two_pictures(synthetic_dir, tmp_path):
-    output = explore("synthetic", synthetic_dir, tmp_path)
+def test_a_run_prints_plain_text_and_writes_two_pictures(
+    script, synthetic_dir, tmp_path
+):
+    output, titles = explore(script, tmp_path, synthetic_dir, "--dataset", "synthetic")
     assert_fits_the_console(output)
-    assert "synthetic digits" in output
-    assert "These digits are synthetic, so the numbers differ." in output
+    assert "These are synthetic digits, so the numbers differ." in output
     assert sorted(path.name for path in tmp_path.iterdir()) == PICTURES
     for name in PICTURES:
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
         assert f"Saved: {name}\n" in output
-
-
-def test_the_titles_name_the_data_set(script, synthetic, tmp_path, monkeypatch):
-    titles = []
-    monkeypatch.setattr(
-        script, "save_figure", lambda figure, _: titles.append(figure.get_suptitle())
-    )
-    monkeypatch.setattr("sys.argv", ["02_load_mnist.py", "--dataset", "synthetic"])
-    script.main()
     assert len(titles) == 2
     assert all("synthetic" in title for title in titles)
-    script.plt.close("all")
 
 
-def test_a_bad_value_gets_one_line(tmp_path):
-    process = run_python(SCRIPT, "--seed", "-1", cwd=tmp_path, data_dir=tmp_path)
-    assert process.returncode == 2
-    assert len(process.stderr.splitlines()) == 1
+def six_speakers():
+    """A small data set of another kind: recordings whose classes have names."""
+    names = ["george", "jackson", "lucas", "nicolas", "theo", "yweweler"]
+    labels = torch.arange(120) % 6
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 99, (120, 28, 28), generator=generator).to(torch.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[:, 4 * label] = 255  # each class has a bright column of its own
+    images[0, :, 20:] = 0  # the first is printed, and must not be too wide
+    # _replace, because a data set may come to have more parts.
+    return dl_utils.load_raw_data("synthetic")._replace(
+        name="speakers",
+        title="voices",
+        unit="recording",
+        scale="0 silence, 255 loud",
+        classes=names,
+        train_images=images[:90],
+        train_labels=labels[:90],
+        test_images=images[90:],
+        test_labels=labels[90:],
+        order=torch.randperm(90, generator=generator),
+        val_size=12,
+    )
+
+
+def test_classes_with_names_are_called_by_them(
+    script, synthetic, monkeypatch, tmp_path
+):
+    data = six_speakers()
+    monkeypatch.setattr(script, "load_raw_data", lambda *_: data)
+    output, titles = explore(script, tmp_path, tmp_path)
+    assert_fits_the_console(output)
+    assert "The first training image, george" in output
+    for name in ("george", "yweweler"):
+        assert re.search(rf"^{name} +15  #+$", output, re.M)
+    assert "90 recordings, to learn from" in output
+    assert "These are voices, so the numbers differ." in output
+    assert all("voices" in title for title in titles)
+
+
+def test_a_bad_value_gets_one_line(script, tmp_path):
+    code, _, errors = run_main(script, "--seed", -1, cwd=tmp_path, data_dir=tmp_path)
+    assert code == 2
+    assert errors.count("\n") == 1
 
 
 @pytest.mark.real_mnist
-def test_the_figures_of_real_mnist(real_mnist_dir, tmp_path):
-    output = explore("mnist", real_mnist_dir, tmp_path)
-    counts = re.findall(r"^\d  (\S+)  #+$", output, re.MULTILINE)
+def test_the_figures_of_real_mnist(lessons_on_mnist):
+    output = lessons_on_mnist.outputs["02_load_mnist.py"]
+    counts = re.findall(r"^\d +(\S+)  #+$", output, re.MULTILINE)
     assert " ".join(counts) == (
         "5,923 6,742 5,958 6,131 5,842 5,421 5,918 6,265 5,851 5,949"
     )
@@ -219,13 +255,13 @@ def test_the_figures_of_real_mnist(real_mnist_dir, tmp_path):
         "Largest / smallest class: 1.24 (balanced: 1.00)",
         "Computed here    mean 0.1307, standard deviation 0.3081",
         "[64, 1, 28, 28], torch.float32, -0.42 to 2.82",
-        "Training images without ink   0",
-        "Copies of training images     0",
-        "Test images also in training  0",
-        "Faintest image 21618: a 1, mean pixel 6 of 255",
-        "Boldest  image 41358: a 0, mean pixel 101 of 255",
-        "by always saying 1, the largest class:  11.35%",
-        "by saying the nearest average digit:    82.03%",
+        "Training images that are blank  0",
+        "Copies of training images       0",
+        "Test images also in training    0",
+        "Faintest image 21618: 1, mean pixel 6 of 255",
+        "Boldest  image 41358: 0, mean pixel 101 of 255",
+        "11.35%  by always saying 1, the largest class",
+        "82.03%  by naming the class of the nearest average",
     ):
         assert f"\n{line}\n" in output
     assert "synthetic" not in output
@@ -233,11 +269,11 @@ def test_the_figures_of_real_mnist(real_mnist_dir, tmp_path):
 
 @pytest.mark.real_mnist
 def test_the_figures_that_only_the_pictures_show(script, real_mnist):
-    _, images, labels, test_images, test_labels = dl_utils.load_raw_digits("mnist")
-    histogram = script.pixel_histogram(images)
-    averages = script.average_digits(images, labels)
-    _, per_digit = script.measure_baseline(test_images, test_labels, averages)
+    data = dl_utils.load_raw_data("mnist")
+    histogram = script.pixel_histogram(data.train_images)
+    averages = script.average_images(data.train_images, data.train_labels)
+    _, per_class = script.measure_baseline(data.test_images, data.test_labels, averages)
     white = 100 * histogram[0].item() / histogram.sum().item()
     assert f"*Pixels.* {white:.0f}% are exactly 0" in GUIDE
-    words = f"right for {per_digit[1]:.0f}% of the 1s, but for only {per_digit[5]:.0f}%"
+    words = f"right for {per_class[1]:.0f}% of the 1s, but for only {per_class[5]:.0f}%"
     assert words in " ".join(GUIDE.split())

@@ -1,0 +1,436 @@
+"""The drawings of the two documents. Every number in them is computed here.
+
+Each function returns a figure that is named like it: images/<name>.png.
+"""
+
+import contextlib
+import importlib.util
+import io
+import itertools
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from backstage import spoken_digits  # noqa: E402
+from backstage.datasets import DATA_DIR  # noqa: E402
+from dl_utils import load_mnist_data  # noqa: E402
+
+# 768 pixels: fits a page, and the letters can still be read on a phone.
+WIDTH = 6.4  # inches, 120 pixels each
+
+TIMES, MINUS, ARROW = (
+    "\N{MULTIPLICATION SIGN}",
+    "\N{MINUS SIGN}",
+    "\N{RIGHTWARDS ARROW}",
+)
+
+
+def run_lesson(command: str, folder: str, check: bool = True) -> None:
+    """Run a lesson, such as "03_train_mnist.py --epochs 3", in a folder."""
+    script, *flags = shlex.split(command)
+    subprocess.run(
+        [sys.executable, ROOT / script, *flags],
+        cwd=folder,
+        check=check,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def load_lesson(script: str):
+    """Import a lesson: its name begins with a digit, so "import" cannot."""
+    spec = importlib.util.spec_from_file_location("lesson", ROOT / script)
+    lesson = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(lesson)
+    return lesson
+
+
+def number(value: float) -> str:
+    """Return a number with one decimal and a real minus sign."""
+    return f"{value:.1f}".replace("-", MINUS)
+
+
+# ------------------------------------------------------------------------------
+# What a network is
+# ------------------------------------------------------------------------------
+
+
+def column(count: int) -> np.ndarray:
+    """Return the heights, 1 down to 0, of so many neurons below each other."""
+    return 1 - (np.arange(count) + 0.5) / count
+
+
+def connect(ax: Axes, x: float, layer: nn.Linear, label_at: float, gap: int) -> None:
+    """Draw an arrow from x to x + 1 for every weight of a layer.
+
+    label_at: where on its arrow, 0 to 1, each weight is written; gap: points between
+    the arrow's head and the middle of the neuron.
+    """
+    for end, weights in zip(column(layer.out_features), layer.weight, strict=True):
+        for start, weight in zip(column(len(weights)), weights.tolist(), strict=True):
+            color = "tab:blue" if weight > 0 else "tab:red"
+            line = {"arrowstyle": "-|>", "color": color, "shrinkA": 20, "shrinkB": gap}
+            line["linewidth"] = 0.8 + 0.4 * abs(weight)
+            ax.annotate("", (x + 1, end), (x, start), arrowprops=line)
+            place = (x + label_at, start + label_at * (end - start))
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+            text = TIMES + number(weight)
+            ax.text(*place, text, color=color, ha="center", va="center", bbox=box)
+
+
+def neurons(ax: Axes, x: float, title: str, texts: list[str], color: str) -> None:
+    """Draw a layer: a rounded box with a text for each neuron, and a title above."""
+    ax.text(x, 1.14, title, ha="center", va="center", size=11, weight="bold")
+    box = {"boxstyle": "round,pad=0.5", "facecolor": color, "edgecolor": "black"}
+    for y, text in zip(column(len(texts)), texts, strict=True):
+        ax.text(x, y, text, ha="center", va="center", size=11, bbox=box)
+
+
+def biases(ax: Axes, x: float, layer: nn.Linear) -> None:
+    """Write the biases of two neurons: above the upper, below the lower."""
+    for y, bias in zip((0.91, 0.09), layer.bias.tolist(), strict=True):
+        text = f"bias {'+' if bias > 0 else ''}{number(bias)}"
+        ax.text(x, y, text, ha="center", va="center")
+
+
+def weighted_sum(inputs: torch.Tensor, layer: nn.Linear, j: int) -> str:
+    """Write out what neuron j of a layer adds up, before any bend."""
+    text = ""
+    for value, weight in zip(inputs.tolist(), layer.weight[j].tolist(), strict=True):
+        factor = f"({number(weight)})" if weight < 0 else number(weight)
+        text += f"{number(value)} {TIMES} {factor} + "
+    text += f"{number(layer.bias[j].item())} = {number(layer(inputs)[j].item())}"
+    return text.replace(f"+ {MINUS}", f"{MINUS} ")
+
+
+def what_a_network_is() -> Figure:
+    pixels = torch.tensor([1.0, 0.5, 0.2])
+    fc1, fc2 = nn.Linear(3, 2), nn.Linear(2, 2)
+    with torch.no_grad():
+        fc1.weight.copy_(torch.tensor([[2.0, -1.0, 5.0], [-3.0, 2.0, 5.0]]))
+        fc1.bias.copy_(torch.tensor([-0.5, 0.5]))
+        fc2.weight.copy_(torch.tensor([[1.5, -1.0], [-1.0, 2.0]]))
+        fc2.bias.copy_(torch.tensor([0.5, 1.0]))
+        sums = fc1(pixels)
+        hidden = torch.relu(sums)
+        scores = fc2(hidden)
+
+    figure = Figure(figsize=(WIDTH, 7.6), layout="constrained")
+    figure.suptitle("A network weighs, adds up, bends, and weighs again", size=13)
+    small, text, large = figure.subplots(3, 1, height_ratios=[8, 3.6, 4])
+    for ax in (small, text, large):
+        ax.axis("off")
+    small.set(xlim=(-0.25, 2.5), ylim=(0, 1.2))
+    connect(small, 0, fc1, 0.27, gap=32)
+    connect(small, 1, fc2, 0.33, gap=22)
+    biases(small, 1, fc1)
+    biases(small, 2, fc2)
+    neurons(small, 0, "3 pixels", list(map(number, pixels.tolist())), "#eeeeee")
+    bends = [
+        f"{number(total)} {ARROW} {number(value)}"
+        for total, value in zip(sums.tolist(), hidden.tolist(), strict=True)
+    ]
+    neurons(small, 1, f"2 hidden neurons\n(sum {ARROW} ReLU)", bends, "#ffe9a8")
+    neurons(small, 2, "2 scores", list(map(number, scores.tolist())), "#d5ead5")
+    answers = ["for 0", "for 1"]
+    for y, answer in zip(column(2), answers, strict=True):
+        small.text(2.2, y, answer, va="center", size=11)
+
+    names = ["Upper neuron:", "Lower neuron:", "Score for 0:", "Score for 1:"]
+    formulas = [weighted_sum(pixels, fc1, j) for j in range(2)]
+    formulas += [weighted_sum(hidden, fc2, j) for j in range(2)]
+    remarks = [f"ReLU {ARROW} {number(value)}" for value in hidden.tolist()] + ["", ""]
+    remarks[2 + scores.argmax()] = "the largest wins"
+    for row, line in enumerate(zip(names, formulas, remarks, strict=True)):
+        y = 0.95 - 0.2 * row - 0.15 * (row > 1)
+        for x, part in zip((0, 0.175, 0.79), line, strict=True):
+            text.text(x, y, part, va="center")
+
+    # A few neurons stand for all of them.
+    sizes = (784, 128, 10)
+    drawn = (12, 9, 10)
+    count = sum((a + 1) * b for a, b in itertools.pairwise(sizes))
+    large.set(xlim=(-0.25, 2.5))
+    large.set_title(
+        f"Lesson 3: the same with {count:,} weights and biases (a few are drawn)",
+        size=11,
+    )
+    for x, (a, b) in enumerate(itertools.pairwise(drawn)):
+        for start, end in itertools.product(column(a), column(b)):
+            large.plot([x, x + 1], [start, end], color="0.8", linewidth=0.6)
+    colors = ("#bbbbbb", "#e69f00", "#66a866")
+    names = ("pixels", "hidden neurons", "scores")
+    for x, size, n, color, name in zip(
+        range(3), sizes, drawn, colors, names, strict=True
+    ):
+        large.scatter([x] * n, column(n), 24, color, edgecolors="black", zorder=3)
+        large.text(x, -0.08, f"{size} {name}", ha="center", va="center", size=11)
+    return figure
+
+
+# ------------------------------------------------------------------------------
+# Activations, learning rates, fits
+# ------------------------------------------------------------------------------
+
+
+def relu_and_tanh() -> Figure:
+    figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True, sharey="row")
+    for (top, bottom), activation in zip(axes.T, (nn.ReLU(), nn.Tanh()), strict=True):
+        for part in (torch.linspace(-4, -0.001, 200), torch.linspace(0.001, 4, 200)):
+            inputs = part.requires_grad_()
+            outputs = activation(inputs)
+            (slopes,) = torch.autograd.grad(outputs.sum(), inputs)
+            x = inputs.detach()
+            top.plot(x, outputs.detach(), color="tab:blue", lw=2.5)
+            bottom.plot(x, slopes, color="tab:red", lw=2.5)
+        top.set_title(type(activation).__name__)
+        bottom.set_xlabel("Input")
+        for ax in (top, bottom):
+            ax.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("Output")
+    axes[1, 0].set_ylabel("Slope of the output")
+    axes[1, 0].set_ylim(-0.1, 1.3)
+    axes[1, 0].text(2, 1.06, "1, however\nlarge the input", ha="center", va="bottom")
+    axes[1, 0].text(-2, 0.06, "0: nothing passes", ha="center", va="bottom")
+    for x in (-3, 3):
+        axes[1, 1].text(x, 0.06, "fades\nto 0", ha="center", va="bottom")
+    figure.suptitle(
+        "Both bend. For large inputs ReLU keeps its full slope, and Tanh loses it",
+        size=11,
+    )
+    return figure
+
+
+def learning_rates() -> Figure:
+    start, best, steps = -2.0, 1.0, 6
+
+    def loss_of(weight: torch.Tensor) -> torch.Tensor:
+        return (weight - best) ** 2
+
+    figure = Figure(figsize=(WIDTH, 5.8), layout="constrained")
+    *valleys, chart = figure.subplots(2, 2).flat
+    for ax, learning_rate, name, color, marker in zip(
+        valleys,
+        (0.03, 0.3, 1.03),
+        ("too small: it crawls", "right: it arrives", "too large: it flies off"),
+        ("tab:orange", "tab:blue", "tab:red"),
+        "s^o",
+        strict=True,
+    ):
+        weight = torch.tensor(start, requires_grad=True)
+        optimizer = torch.optim.SGD([weight], lr=learning_rate)
+        weights, losses = [], []
+        for _ in range(steps + 1):
+            optimizer.zero_grad()
+            loss = loss_of(weight)
+            loss.backward()
+            weights.append(weight.item())
+            losses.append(loss.item())
+            optimizer.step()
+        slope = torch.linspace(-4, 6, 200)
+        ax.plot(slope, loss_of(slope), color="0.6")
+        style = {"color": color, "marker": marker}
+        ax.plot(weights, losses, **style, lw=1)
+        ax.plot(weights[0], losses[0], "k*", ms=13, zorder=3)
+        ax.set_title(f"{learning_rate}, {name}")
+        ax.set(xlabel="Weight", ylabel="Loss", ylim=(-1, 20))
+        chart.plot(losses, **style, label=learning_rate)
+    chart.set_title(f"Loss in {steps} steps: only 0.3 arrives")
+    chart.set(xlabel="Step", ylabel="Loss", ylim=(-1, 20))
+    chart.legend(loc=(0.62, 0.33))
+    figure.suptitle(
+        "One valley, one start (star): which learning rate arrives?", size=13
+    )
+    return figure
+
+
+def three_fits() -> Figure:
+    generator = np.random.default_rng(9)
+
+    def measure(x: np.ndarray) -> np.ndarray:
+        """Return y for each x: a wave, and noise."""
+        return np.sin(3 * x) + generator.normal(0, 0.2, len(x))
+
+    x = np.linspace(-1, 1, 12)
+    y = measure(x)
+    new_x = generator.uniform(-1, 1, 12)
+    new_y = measure(new_x)
+    parts = (
+        ("to learn from", x, y, {"color": "tab:blue", "marker": "o"}),
+        ("new", new_x, new_y, {"color": "tab:red", "marker": "D", "mfc": "white"}),
+    )
+
+    figure = Figure(figsize=(WIDTH, 6), layout="constrained")
+    *panels, chart = figure.subplots(2, 2).flat
+    names = ("Line:\nunderfitting", "Curve:\ngood fit", "Wild curve:\noverfitting")
+    everywhere = np.linspace(-1, 1, 500)
+    for i, (ax, degree) in enumerate(zip(panels, (1, 3, 11), strict=True)):
+        # The degree is the number of bends plus one: the capacity of this model.
+        curve = np.polynomial.Polynomial.fit(x, y, degree)
+        ax.plot(everywhere, curve(everywhere), color="0.4")
+        for j, (label, x_part, y_part, style) in enumerate(parts):
+            ax.plot(x_part, y_part, **style, linestyle="none", label=label)
+            miss = np.abs(curve(x_part) - y_part).mean()
+            bar = chart.bar(i + 0.4 * j - 0.2, miss, 0.4, color=style["color"])
+            chart.bar_label(bar, fmt="%.2f")
+        ax.set(xlabel="x", ylabel="y", ylim=(-2, 2), title=names[i].replace("\n", " "))
+    panels[0].legend(loc="upper left")
+    chart.margins(y=0.12)
+    chart.set_xticks(range(3), names)
+    chart.set_ylabel("Mean distance from the curve")
+    chart.set_title("Which holds for new points?")
+    figure.suptitle("The wild curve meets every blue point, and misses the new ones")
+    return figure
+
+
+def fitted_line() -> Figure:
+    """Run lesson 1, and note the line before each step of its last section."""
+    lesson = load_lesson("01_hello_pytorch.py")
+    train_step, seen = lesson.train_step, []
+
+    def watched_step(model, x, y, *others):
+        seen.append((model, x, y, model(x).detach()))
+        train_step(model, x, y, *others)
+
+    lesson.train_step = watched_step
+    with mock.patch("sys.argv", ["01"]), contextlib.redirect_stdout(io.StringIO()):
+        lesson.main()
+
+    model, x, y, before = seen[0]
+    slope, intercept = model.weight.item(), model.bias.item()
+    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+    ax = figure.subplots()
+    ax.plot(x.cpu(), y.cpu(), ".", color="0.5", label="100 points near y = 2x + 1")
+    ax.plot(
+        x.cpu(), before.cpu(), "--", color="tab:red", lw=2.5, label="before training"
+    )
+    ax.plot(
+        x.cpu(),
+        model(x).detach().cpu(),
+        color="tab:blue",
+        lw=2.5,
+        label=f"after {len(seen)} steps",
+    )
+    ax.set(xlabel="x", ylabel="y")
+    ax.set_title(f"Training found the line: y = {slope:.2f}x + {intercept:.2f}")
+    ax.grid(alpha=0.3)
+    ax.legend()
+    return figure
+
+
+# ------------------------------------------------------------------------------
+# Sound
+# ------------------------------------------------------------------------------
+
+
+def speaker_embeddings() -> Figure:
+    lesson = load_lesson("03_train_mnist.py")
+    with tempfile.TemporaryDirectory() as folder:
+        run_lesson("03_train_mnist.py --dataset speakers", folder)
+        weights = torch.load(Path(folder, lesson.MODEL_PATH), weights_only=True)
+    model = lesson.SimpleNN()
+    model.load_state_dict(weights)
+    *_, test_loader = load_mnist_data(dataset="speakers")
+    images, labels = test_loader.dataset.tensors
+    with torch.no_grad():
+        hidden = model.relu(model.fc1(model.flatten(images)))  # [300, 128]
+    centred = hidden - hidden.mean(dim=0)
+    _, strengths, directions = torch.linalg.svd(centred, full_matrices=False)
+    shares = 100 * strengths**2 / (strengths**2).sum()
+    points = centred @ directions[:2].T  # [300, 128] -> [300, 2]
+
+    same = []  # how often is the most similar recording by the same voice, in percent?
+    for numbers in (hidden, points):
+        nearest = torch.cdist(numbers, numbers).fill_diagonal_(torch.inf).argmin(dim=1)
+        same.append(100 * (labels[nearest] == labels).float().mean().item())
+
+    figure = Figure(figsize=(WIDTH, 6), layout="constrained")
+    ax = figure.subplots()
+    # Okabe and Ito's colours, which colour-blind readers can tell apart.
+    colors = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#000000")
+    for i, voice in enumerate(test_loader.dataset.classes):
+        x, y = points[labels == i].T
+        ax.scatter(
+            x, y, 38, color=colors[i], marker="os^DvX"[i], alpha=0.75, label=voice
+        )
+    ax.set_xlabel(f"First direction ({shares[0]:.0f}% of the variance)")
+    ax.set_ylabel(f"Second direction ({shares[1]:.0f}%)")
+    ax.set_title(
+        "Recordings of one voice lie together. The most similar one is of\n"
+        f"the same voice: {same[0]:.0f}% by all 128 hidden numbers, {same[1]:.0f}% by "
+        "these two",
+        size=11,
+    )
+    figure.legend(loc="outside lower center", ncols=6, columnspacing=1, handletextpad=0)
+    return figure
+
+
+def spectrogram() -> Figure:
+    rate, length = spoken_digits.SAMPLE_RATE, spoken_digits.LENGTH
+    window, hop = spoken_digits.WINDOW, spoken_digits.HOP
+    # A "six" shows much: a hiss, a vowel, the silence before the k, a hiss again.
+    (samples,) = (
+        recording.samples
+        for recording in spoken_digits.load_recordings(DATA_DIR)
+        if recording[:3] == (6, "theo", 0)
+    )
+    image = spoken_digits.to_image(samples)
+    missing = length - len(samples)
+    samples = nn.functional.pad(samples, (missing // 2, missing - missing // 2))
+    hann = torch.hann_window(window)
+    spectrum = torch.stft(
+        samples, window, hop_length=20, window=hann, return_complex=True
+    )
+    power = spectrum.abs().square()
+    decibels = 10 * torch.log10(power / power.max() + 1e-9)
+
+    figure = Figure(figsize=(WIDTH, 8), layout="constrained")
+    wave, fine, coarse = figure.subplots(3, 1, sharex=True, height_ratios=[2, 3, 4])
+    wave.plot(torch.arange(length) / rate, samples, color="tab:blue", linewidth=0.6)
+    wave.set_title(f"The wave: {length:,} numbers in one second")
+    wave.set(ylabel="Air pressure\n(1: full scale)", ylim=(-0.035, 0.05))
+    for time, sound in ((0.33, "s"), (0.43, "i"), (0.56, "k"), (0.66, "s")):
+        wave.text(time, 0.036, sound, ha="center", size=13, weight="bold")
+    style = {"cmap": "gray_r", "aspect": "auto"}
+    fine.imshow(
+        decibels,
+        extent=(0, length / rate, 0, rate / 2),
+        origin="lower",
+        vmin=-spoken_digits.RANGE,
+        **style,
+    )
+    fine.set_title("The spectrogram: which frequencies are loud (dark), and when")
+    fine.set_ylabel("Frequency (Hz)")
+
+    # The columns: each stands for the moment in the middle of its window.
+    size = len(image)
+    left = (window - hop) / 2 / rate
+    coarse.imshow(
+        image, extent=(left, left + size * hop / rate, size - 0.5, -0.5), **style
+    )
+    # The rows: where does a tone of this frequency light up?
+    frequencies = (100, 250, 500, 1000, 2000, 3500)
+    time = torch.arange(length) / rate
+    tones = (torch.sin(2 * torch.pi * hertz * time) for hertz in frequencies)
+    rows = [spoken_digits.to_image(tone).sum(dim=1).argmax().item() for tone in tones]
+    coarse.set_yticks(rows, frequencies)
+    coarse.set_title(
+        f"What the network gets: {size} x {size} numbers, like an MNIST digit"
+    )
+    coarse.set(ylabel="Frequency (Hz)", xlabel="Time (s)", xlim=(0, length / rate))
+    figure.suptitle('The word "six", spoken by theo, becomes an image', size=13)
+    return figure
