@@ -179,13 +179,20 @@ def train_epoch(
 
 def check_networks(train_set: Dataset, batch_size: int) -> None:
     """Try every network on two images, so that a mistake shows before the training."""
-    images, labels = train_set[:2]
+    # The first and the last class, so that an output too few is noticed.
+    images, _ = train_set[[0, 0]]
+    labels = torch.tensor([0, len(train_set.classes) - 1])
     for name, build in ARCHITECTURES.items():
         model = build()
         nn.functional.cross_entropy(model(images), labels).backward()
+        if build() is model:
+            raise UserError(
+                f"{name} is the same network in every run: build a new one after "
+                '"lambda:"'
+            )
         # Batch normalization compares the images of a batch with each other.
         normalizes = (nn.BatchNorm1d, nn.BatchNorm2d)
-        if len(train_set) % batch_size == 1 and any(
+        if (len(train_set) - 1) % batch_size == 0 and any(
             isinstance(layer, normalizes) for layer in model.modules()
         ):
             raise UserError(

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from backstage.batches import ImageDataset, make_loader
-from backstage.datasets import RECORDINGS, RawData, class_names, load_raw_data
+from backstage.datasets import DATASETS, RECORDINGS, RawData, class_names, load_raw_data
 from backstage.files import (
     atomic_path,
     check_can_write,
@@ -29,6 +29,7 @@ from backstage.files import (
     save_figure,
 )
 from backstage.handwriting import read_own_digit
+from backstage.network_page import write_network_page
 from backstage.pictures import plot_confusion_matrix, plot_image_rows
 from backstage.settings import parse_settings
 from backstage.spoken_digits import read_own_sound
@@ -48,12 +49,12 @@ __all__ = ["NUM_THREADS", "get_device"]
 __all__ += ["MNIST_MEAN", "MNIST_STD", "load_mnist_data", "make_loader", "normalize"]
 __all__ += ["count_parameters", "diagnose_training", "evaluate_model"]
 __all__ += ["plot_training_history"]
-__all__ += ["RECORDINGS", "RawData", "class_names", "load_raw_data"]
+__all__ += ["DATASETS", "RECORDINGS", "RawData", "class_names", "load_raw_data"]
 __all__ += ["read_own_digit", "read_own_sound"]
 __all__ += ["BadSettingError", "UserError", "parse_settings", "run_script"]
 __all__ += ["print_image", "print_section", "print_table", "print_wrapped", "wrap"]
 __all__ += ["atomic_path", "check_can_write", "save_figure"]
-__all__ += ["plot_confusion_matrix", "plot_image_rows"]
+__all__ += ["plot_confusion_matrix", "plot_image_rows", "write_network_page"]
 __all__ += ["describe_run", "find_run", "record_run"]
 __all__ += ["check_weights", "explain_file_errors"]
 

@@ -169,10 +169,14 @@ def explain_file_errors(path: str | os.PathLike) -> Iterator[None]:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip() is not None
+            parts = {name.rpartition("/")[2] for name in archive.namelist()}
     except Exception:  # zipfile raises many kinds on damaged files
         damaged = True
     if damaged:
         raise UserError(f"{path} is damaged or incomplete: {again}")
+    # constants.pkl: a program for TorchScript, not weights.
+    if not {"data.pkl", "version"} <= parts or "constants.pkl" in parts:
+        raise UserError(f"{path} was not written by torch.save: {again}")
     try:
         yield
     except pickle.UnpicklingError as error:

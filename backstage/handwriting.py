@@ -19,7 +19,7 @@ from backstage.terminal import UserError
 # Larger pictures are scaled down to this many pixels: enough for one digit.
 PICTURE_SIZE = 560
 LIGHT_SIZE = 100
-WINDOW = 1 / 5
+WINDOW = 1 / 4
 # What misses less of the paper's light than this share of the strongest ink is paper.
 PAPER_SHARE = 0.35
 # A picture whose ink differs from the paper by less (scale 0 to 1) is blank.
@@ -83,9 +83,10 @@ def find_ink(grey):
     scale = min(1, LIGHT_SIZE / max(grey.shape))
     small = resize(grey, [max(1, round(scale * n)) for n in grey.shape])
     size = round(WINDOW * max(small.shape))
-    darker = close(small, size) - small
-    lighter = close(-small, size) + small
-    clear = max(darker.max(), lighter.max()) / 3
+    wide = pad(small[None], [size] * 4, mode="replicate")[0]
+    darker = close(wide, size) - wide
+    lighter = close(-wide, size) + wide
+    clear = max(darker.max(), lighter.max()) / 2
     if (grow(lighter, size) > clear).sum() > (grow(darker, size) > clear).sum():
         grey, small = 1 - grey, 1 - small
     light = close(small, size)

@@ -26,13 +26,15 @@ def plot_image_rows(
         path: the PNG file to write.
         colors: for each row, the colour of each caption; black if None.
         note: what the directions of an image mean, added to the title.
-        signed: values below 0 are drawn in red and above 0 in blue; else dark is high.
+        signed: values below 0 are drawn in blue and above 0 in red; else dark is high.
 
     Raises:
         UserError: the file cannot be written.
     """
     columns = max(map(len, rows))
-    figure = Figure(figsize=(max(6, 1.2 * columns), 2 * len(rows)), layout="constrained")
+    figure = Figure(
+        figsize=(max(6, 1.2 * columns), 2 * len(rows)), layout="constrained"
+    )
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
@@ -40,7 +42,7 @@ def plot_image_rows(
         for c, image in enumerate(images):
             if signed:
                 limit = image.abs().max().item()
-                axes[r, c].imshow(image.numpy(), cmap="RdBu", vmin=-limit, vmax=limit)
+                axes[r, c].imshow(image.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
             else:
                 axes[r, c].imshow(image.numpy(), cmap="gray_r")
             color = colors[r][c] if colors else "black"

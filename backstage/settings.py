@@ -59,9 +59,7 @@ HYPERPARAMETERS = {
     "epochs": (_whole_number(1, 100_000), "passes over the training data"),
     "batch_size": (_whole_number(1, 100_000), "images per training step"),
     "learning_rate": (
-        _number(
-            float, sys.float_info.min, sys.float_info.max, "a positive finite number"
-        ),
+        _number(float, sys.float_info.min, 1e38, "a positive number up to 1e+38"),
         "step size of the optimizer",
     ),
     "seeds": (_whole_number(2, 100), "runs per architecture, each with another seed"),

@@ -248,9 +248,12 @@ def synthetic(synthetic_dir, monkeypatch):
     monkeypatch.setattr(backstage.datasets, "DATA_DIR", synthetic_dir)
 
 
+def real_mnist_files():
+    return [REAL_DATA_DIR / "MNIST" / "raw" / name for name in backstage.mnist.FILES]
+
+
 def has_real_mnist():
-    raw = REAL_DATA_DIR / "MNIST" / "raw"
-    return all((raw / name).is_file() for name in backstage.mnist.FILES)
+    return all(path.is_file() for path in real_mnist_files())
 
 
 @pytest.fixture(scope="session")

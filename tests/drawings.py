@@ -39,13 +39,17 @@ TIMES, MINUS, ARROW = (
 
 
 def run_lesson(command: str, folder: str, check: bool = True) -> None:
-    """Run a lesson, such as "03_train_mnist.py --epochs 3", in a folder."""
+    """Run a lesson, such as "03_train_mnist.py --epochs 3", in a folder.
+
+    check: whether it must succeed; if not, its complaints are left out.
+    """
     script, *flags = shlex.split(command)
     subprocess.run(
         [sys.executable, ROOT / script, *flags],
         cwd=folder,
         check=check,
         stdout=subprocess.DEVNULL,
+        stderr=None if check else subprocess.DEVNULL,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 
@@ -241,8 +245,8 @@ def learning_rates() -> Figure:
             weights.append(weight.item())
             losses.append(loss.item())
             optimizer.step()
-        slope = torch.linspace(-4, 6, 200)
-        ax.plot(slope, loss_of(slope), color="0.6")
+        ground = torch.linspace(-4, 6, 200)
+        ax.plot(ground, loss_of(ground), color="0.6")
         style = {"color": color, "marker": marker}
         ax.plot(weights, losses, **style, lw=1)
         ax.plot(weights[0], losses[0], "k*", ms=13, zorder=3)
@@ -326,7 +330,7 @@ def fitted_line() -> Figure:
         label=f"after {len(seen)} steps",
     )
     ax.set(xlabel="x", ylabel="y")
-    ax.set_title(f"Training found the line: y = {slope:.2f}x + {intercept:.2f}")
+    ax.set_title(f"Training found the line: y = {slope:.3f}x + {intercept:.3f}")
     ax.grid(alpha=0.3)
     ax.legend()
     return figure

@@ -18,18 +18,18 @@ from typing import NamedTuple
 # One thread, before PyTorch is imported: so pictures and figures come out the same.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import drawings
 from PIL import Image
 
-IMAGES = drawings.ROOT / "images"
+import drawings
+from backstage.files import read_runs
 
-# 64 colours look like all of them, in a third of the bytes.
-COLORS = 64
+IMAGES = drawings.ROOT / "images"
+MAX_SIZE = 150_000  # bytes
 
 # Verdict -> the flags of 03_train_mnist.py that bring it about.
 VERDICTS = {
     "good fit": "",
-    "underfitting": "--hidden-size 2",
+    "underfitting": "--hidden-size 2 --epochs 20",
     "still improving": "--learning-rate 0.00001",
     "overfitting": "--train-samples 100 --epochs 50",
     "severe overfitting": "--train-samples 5000 --epochs 60 --wrong-labels 0.2",
@@ -44,11 +44,16 @@ class Job(NamedTuple):
     pictures: dict[str, str]  # name in images/ -> name that the lesson gives it
 
 
+def file_name(verdict: str) -> str:
+    return verdict.replace(" ", "_")
+
+
 def same_names(*names: str) -> dict[str, str]:
     return {name: name for name in names}
 
 
 TRAIN = "03_train_mnist.py --dataset mnist "
+HISTORY = "training_history"
 JOBS = [
     Job(
         ["02_load_mnist.py --dataset mnist"],
@@ -56,7 +61,7 @@ JOBS = [
     ),
     Job(
         [TRAIN + VERDICTS["good fit"], "04_load_model.py --dataset mnist"],
-        {"good_fit": "training_history"}
+        {"good_fit": HISTORY}
         | same_names("predictions", "confusion_matrix", "what_it_learned"),
     ),
     Job(
@@ -66,7 +71,7 @@ JOBS = [
     Job(["02_load_mnist.py --dataset spoken"], {"spoken_samples": "mnist_samples"}),
 ]
 JOBS += [
-    Job([TRAIN + flags], {verdict.replace(" ", "_"): "training_history"})
+    Job([TRAIN + flags], {file_name(verdict): HISTORY})
     for verdict, flags in VERDICTS.items()
     if verdict != "good fit"
 ]
@@ -92,29 +97,43 @@ def run(job: Job, wanted: set[str]) -> None:
             # This one fails on purpose, after it has drawn its picture.
             fails = command.endswith(VERDICTS["learning rate too high"])
             drawings.run_lesson(command, folder, check=not fails)
-        for name in wanted.intersection(job.pictures):
-            keep(Path(folder, f"{job.pictures[name]}.png"), name)
+        for name, given_name in job.pictures.items():
+            if given_name == HISTORY:
+                verdict = read_runs(Path(folder, "training_runs.csv"))[-1]["verdict"]
+                if name != file_name(verdict):
+                    sys.exit(f"{job.commands[0]} is no example of {name}: {verdict}")
+            if name in wanted:
+                keep(Path(folder, f"{given_name}.png"), name)
 
 
 def keep(file: Path | io.BytesIO, name: str) -> None:
-    """Put a picture into images/, with fewer colours."""
+    """Put a picture into images/, with as many colours as MAX_SIZE allows."""
     target = IMAGES / f"{name}.png"
     with Image.open(file) as picture:
-        picture.convert("RGB").quantize(COLORS).save(target, optimize=True)
-    print(f"Saved: images/{target.name} ({target.stat().st_size / 1000:.0f} kB)")
+        picture = picture.convert("RGB")
+    # 256 colours, so that one byte names any of them, look the same. MAXCOVERAGE spares
+    # a colour that only a few dots have, and k-means brings all near the original.
+    for colors in (256, 128, 64, 32):
+        few = picture.quantize(colors, Image.Quantize.MAXCOVERAGE, kmeans=1)
+        few.save(target, optimize=True)
+        if target.stat().st_size <= MAX_SIZE:
+            break
+    size = target.stat().st_size / 1000
+    print(f"Saved: images/{target.name} ({size:.0f} kB, {colors} colours)", flush=True)
 
 
 def main() -> None:
     names = [name for job in JOBS for name in job.pictures] + list(DRAWINGS)
     wanted = set(sys.argv[1:] or names)
     if unknown := wanted.difference(names):
-        sys.exit(f"no such picture: {', '.join(unknown)}. There are {', '.join(names)}")
+        sys.exit(f"no such picture: {', '.join(unknown)}. All are: {', '.join(names)}")
     start = time.perf_counter()
     IMAGES.mkdir(exist_ok=True)
-    for name in wanted.intersection(DRAWINGS):
-        picture = io.BytesIO()
-        DRAWINGS[name]().savefig(picture, dpi=120)
-        keep(picture, name)
+    for name, draw in DRAWINGS.items():
+        if name in wanted:
+            picture = io.BytesIO()
+            draw().savefig(picture, dpi=120)
+            keep(picture, name)
     for job in JOBS:
         if wanted.intersection(job.pictures):
             run(job, wanted)

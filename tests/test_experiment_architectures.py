@@ -1,18 +1,17 @@
 """05_experiment_architectures.py: a fair comparison, and an honest conclusion."""
 
-import dl_utils
-
+import argparse
 import re
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, assert_fits_the_console, load_script, run_python
 from torch import nn
 
+from conftest import ROOT, assert_fits_the_console, load_script, run_main
+
 SCRIPT = ROOT / "05_experiment_architectures.py"
-QUICK = ("--dataset", "synthetic", "--train-samples", "500", "--epochs", "2")
+QUICK = ("--dataset", "synthetic", "--train-samples", 500, "--epochs", 2)
 
 
 @pytest.fixture(scope="module")
@@ -40,25 +39,47 @@ def result(script, name, finals, parameters=100):
 )
 def test_the_three_architectures(script, name, parameters, activation):
     model = script.ARCHITECTURES[name]()
+    assert isinstance(model, nn.Sequential)
+    assert type(model).__name__ == name
     assert sum(p.numel() for p in model.parameters()) == parameters
-    layers = list(model.modules())
-    assert any(isinstance(layer, activation) for layer in layers)
-    assert isinstance(layers[-1], nn.Linear)  # logits: no activation at the end
+    assert any(isinstance(layer, activation) for layer in model)
+    assert isinstance(model[-1], nn.Linear)  # logits: no activation at the end
     assert model(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
 
 
-def test_the_lines_in_reserve_work(tmp_path):
-    text = SCRIPT.read_text()
-    start = text.index('    # "Wide"')
-    end = text.index("\n}", start)
-    reserve = text[start:end].replace("    # ", "    ")
-    edited = tmp_path / "edited.py"
-    edited.write_text(text[:start] + reserve + text[end:])
-    script = load_script(edited.with_suffix(""))
-    names = {"Wide", "Deep", "Leaky", "GELU", "Dropout"}
-    assert names <= set(script.ARCHITECTURES)
+READY = ["Wide", "Deep", "LeakyReLU", "GELU", "Dropout", "Convolution"]
+
+
+@pytest.fixture(scope="module")
+def with_more_lines(tmp_path_factory):
+    """The script after a learner took away every "# " and added a line, as a module."""
+    code = SCRIPT.read_text(encoding="utf-8")
+    start = code.index('    # "Wide"')
+    end = code.index("\n}", start)
+    own = '\n    "Tiny": lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 10)),'
+    lines = code[start:end].replace("    # ", "    ") + own
+    copy = tmp_path_factory.mktemp("edited") / "edited.py"
+    copy.write_text(code[:start] + lines + code[end:], encoding="utf-8")
+    return load_script(copy)
+
+
+def test_every_ready_line_and_an_own_one_can_be_compared(
+    with_more_lines, synthetic_dir, tmp_path
+):
+    names = ["TwoLayerNN", "ThreeLayerNN", "TanhNN", *READY, "Tiny"]
+    assert list(with_more_lines.ARCHITECTURES) == names
+    flags = ("--train-samples", 100, "--epochs", 1, "--seeds", 2)
+    run = run_main(
+        with_more_lines,
+        *("--dataset", "synthetic", *flags),
+        cwd=tmp_path,
+        data_dir=synthetic_dir,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert_fits_the_console(run.stdout)
     for name in names:
-        assert script.ARCHITECTURES[name]()(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+        assert len(re.findall(rf"^{name} +seed \d: Val Acc", run.stdout, re.M)) == 2
+    assert re.search(r"^Tiny +7,850 ", run.stdout, re.M)
 
 
 # ------------------------------------------------------------------------------
@@ -79,9 +100,8 @@ def test_a_difference_of_up_to_3_standard_errors_is_a_tie(script):
 def test_more_runs_tell_finer_differences(script):
     for runs, tie in ((1, True), (4, False)):
         one = result(script, "One", [97.0, 97.2, 97.4] * runs)
-        assert (
-            script.is_tie(one, result(script, "Two", [97.3, 97.5, 97.7] * runs)) is tie
-        )
+        two = result(script, "Two", [97.3, 97.5, 97.7] * runs)
+        assert script.is_tie(one, two) is tie
 
 
 def test_a_win_and_a_tie_are_named(script):
@@ -95,14 +115,24 @@ def test_a_win_and_a_tie_are_named(script):
     assert script.conclude(results[1:]) == "Best, Near tie"
 
 
+def test_one_architecture_alone(script):
+    conclusion = script.conclude([result(script, "TwoLayerNN", [97.0, 97.2])])
+    assert conclusion == "TwoLayerNN alone, so there is nothing to compare"
+
+
 def test_of_those_that_tie_with_the_best_the_smallest_is_chosen(script):
-    results = [
-        result(script, "Smallest", [90.0, 91.0], parameters=1),
-        result(script, "Best", [97.0, 98.0], parameters=30),
-        result(script, "Near", [97.0, 97.5], parameters=20),
-    ]
-    assert script.choose(results).name == "Near"
-    assert script.choose(results[:2]).name == "Best"
+    smallest = result(script, "Smallest", [90.0, 91.0], parameters=1)
+    best = result(script, "Best", [97.0, 98.0], parameters=30)
+    near = result(script, "Near", [97.0, 97.5], parameters=20)
+    large = result(script, "Large", [97.0, 97.5], parameters=40)
+    for results, chosen, reason in (
+        ([smallest, best, near], near, "it ties with Best, the best, and is the small"),
+        ([smallest, best], best, "the best on validation."),
+        ([best, large], best, "the best on validation, and none that ties is smaller"),
+    ):
+        assert script.choose(results) is chosen
+        explanation = script.explain_choice(chosen, results)
+        assert explanation.startswith(f"{chosen.name}: {reason}")
 
 
 # ------------------------------------------------------------------------------
@@ -111,130 +141,179 @@ def test_of_those_that_tie_with_the_best_the_smallest_is_chosen(script):
 
 
 @pytest.fixture(scope="module")
-def quick_run(tmp_path_factory, synthetic_dir):
+def quick_run(script, tmp_path_factory, synthetic_dir):
     folder = tmp_path_factory.mktemp("run")
-    process = run_python(
-        SCRIPT, *QUICK, cwd=folder, data_dir=synthetic_dir, PYTHONIOENCODING="ascii"
-    )
-    assert process.returncode == 0, process.stderr
-    return folder, process
+    run = run_main(script, *QUICK, cwd=folder, data_dir=synthetic_dir)
+    assert (run.returncode, run.stderr) == (0, "")
+    return folder, run.stdout
 
 
 def test_it_writes_one_picture(quick_run):
-    folder, process = quick_run
+    folder, output = quick_run
     assert [path.name for path in folder.iterdir()] == ["architecture_comparison.png"]
-    assert "Saved: architecture_comparison.png\n" in process.stdout
-    assert process.stderr == ""
+    assert "Saved: architecture_comparison.png\n" in output
 
 
 def test_every_architecture_runs_with_three_seeds(quick_run):
-    output = quick_run[1].stdout
     for name in ("TwoLayerNN", "ThreeLayerNN", "TanhNN"):
-        assert re.findall(rf"^{name} +seed (\d): Val", output, re.M) == ["0", "1", "2"]
+        seeds = re.findall(rf"^{name} +seed (\d): Val", quick_run[1], re.M)
+        assert seeds == ["0", "1", "2"]
 
 
-def test_test_accuracy_appears_once(quick_run):
-    output = quick_run[1].stdout
+def test_test_accuracy_appears_once_and_only_after_the_choice(quick_run):
+    output = quick_run[1]
     assert output.count("Test Accuracy") == 1
     assert "test" not in output[: output.index("Choice")].lower()
 
 
 def test_the_output_is_ascii_and_fits_the_screen(quick_run):
-    output = quick_run[1].stdout
-    assert_fits_the_console(output)
-    assert "synthetic digits" in output
+    assert_fits_the_console(quick_run[1])
+    assert "synthetic digits" in quick_run[1]
 
 
-def test_one_more_architecture_is_one_more_line(tmp_path, synthetic_dir):
-    text = SCRIPT.read_text()
-    mark = '    "TanhNN": TanhNN,\n'
-    assert mark in text
-    edited = text.replace(
-        mark, mark + '    "Tiny": lambda: network(nn.Linear(784, 10)),\n'
+@pytest.fixture
+def run_experiment(script, synthetic):
+    """Return a function that trains an architecture with two seeds, two epochs."""
+    train_loader, val_loader, _ = script.load_mnist_data(
+        dataset="synthetic", train_samples=500
     )
-    (tmp_path / "edited.py").write_text(edited)
-    process = run_python(
-        tmp_path / "edited.py", *QUICK, "--seeds", 2,
-        cwd=tmp_path, data_dir=synthetic_dir, PYTHONPATH=str(ROOT),
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr
-    assert re.search(r"^Tiny +7,850 ", process.stdout, re.M)
+    settings = argparse.Namespace(seeds=2, epochs=2, batch_size=32, learning_rate=0.001)
+    return lambda build: script.run_experiment(
+        "name", build, train_loader.dataset, val_loader, settings, "cpu"
+    )
 
 
-def test_same_seed_same_images_for_all(script, synthetic, monkeypatch):
+def test_same_seed_same_images_for_all(script, run_experiment, monkeypatch):
     seen = {}
-    monkeypatch.setattr(
-        script,
-        "train_epoch",
-        lambda model, loader, *_: seen.setdefault(type(model).__name__, []).append(
-            next(iter(loader))[1].tolist()
-        ),
-    )
+
+    def note_first_batch(model, loader, *_):
+        labels = next(iter(loader))[1].tolist()
+        seen.setdefault(type(model).__name__, []).append(labels)
+
+    monkeypatch.setattr(script, "train_epoch", note_first_batch)
     monkeypatch.setattr(script, "evaluate_model", lambda *_: (0.0, 50.0))
-    train_loader, val_loader, _ = script.load_mnist_data(dataset="synthetic")
-    settings = script.argparse.Namespace(
-        seeds=2, epochs=2, batch_size=32, learning_rate=0.001
-    )
     for build in (script.TwoLayerNN, script.TanhNN):
-        script.run_experiment(
-            "name", build, train_loader.dataset, val_loader, settings, "cpu"
-        )
+        run_experiment(build)
     assert seen["TwoLayerNN"] == seen["TanhNN"]
     orders = seen["TwoLayerNN"]
     assert len({tuple(order) for order in orders}) == 4  # per seed and epoch another
 
 
-SHARED = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+def test_a_repeated_experiment_gives_the_same_figures(script, run_experiment):
+    first, again = run_experiment(script.TwoLayerNN), run_experiment(script.TwoLayerNN)
+    assert first.val_acc.tolist() == again.val_acc.tolist()
+    assert first.val_acc.shape == (2, 2)
+
+
+# ------------------------------------------------------------------------------
+# Networks that do not work
+# ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compare(script, synthetic_dir, tmp_path, monkeypatch):
+    """Return a function that compares architectures of a learner's own."""
+
+    def run(architectures, *flags):
+        monkeypatch.setattr(script, "ARCHITECTURES", architectures)
+        return run_main(script, *QUICK, *flags, cwd=tmp_path, data_dir=synthetic_dir)
+
+    return run
+
+
+@pytest.fixture
+def untrained(script, monkeypatch):
+    """Forbid any training."""
+
+    def train_epoch(*_):
+        pytest.fail("it began to train")
+
+    monkeypatch.setattr(script, "train_epoch", train_epoch)
 
 
 @pytest.mark.parametrize(
-    ("architectures", "message"),
+    ("build", "error", "words"),
     [
-        ({}, "ARCHITECTURES is empty"),
-        ({"Mine": nn.Linear(784, 10)}, 'Mine does not work: write "lambda:" in front'),
+        (nn.Linear(784, 10), TypeError, "forward"),
         (
-            {"Mine": lambda: nn.Sequential(nn.Flatten(), nn.Linear(28, 10))},
-            r"Mine does not work: .*mat1 and mat2 .* \(2x784 and 28x10\)",
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(28, 10)),
+            RuntimeError,
+            r"mat1 and mat2 .* \(2x784 and 28x10\)",
         ),
         (
-            {"Mine": lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 9))},
-            r"Mine does not work: it turns 2 images into \[2, 9\]",
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 9)),
+            IndexError,
+            "Target 9 is out of bounds",
         ),
-        ({"Mine": lambda: SHARED}, "Mine does not work: it is the same each time"),
-        ({"Mine": nn.Flatten}, "Mine does not work: .*empty parameter list"),
-        ({"Mine": lambda: None}, "Mine does not work"),
+        (nn.Flatten, RuntimeError, "does not require grad"),
+        (lambda: None, TypeError, "not callable"),
     ],
-    ids=[
-        "none",
-        "no lambda",
-        "layers that do not fit",
-        "nine classes",
-        "one for all seeds",
-        "nothing to learn",
-        "no network",
-    ],
+    ids=["no lambda", "wrong size", "nine classes", "nothing to learn", "no network"],
 )
-def test_a_network_that_does_not_work_is_noticed_first(
-    script, synthetic, monkeypatch, architectures, message
+def test_a_mistake_in_a_network_is_pythons_traceback_before_any_training(
+    compare, untrained, script, build, error, words
 ):
-    monkeypatch.setattr(script, "ARCHITECTURES", architectures)
-    monkeypatch.setattr(sys, "argv", ["05_experiment_architectures.py"])
-    with pytest.raises(dl_utils.UserError, match=message):
-        script.main()
+    with pytest.raises(error, match=words):
+        compare({"TwoLayerNN": script.TwoLayerNN, "Mine": build})
 
 
-def test_one_architecture_alone(script):
-    conclusion = script.conclude([result(script, "TwoLayerNN", [97.0, 97.2])])
-    assert conclusion == "TwoLayerNN alone, so there is nothing to compare"
+def test_one_network_for_all_seeds_is_one_line(compare, untrained):
+    # Its second run would go on where the first one ended.
+    shared = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    run = compare({"Mine": lambda: shared})
+    assert run.returncode == 1
+    assert run.stderr.startswith("Error: Mine ")
+    assert run.stderr.count("\n") == 1
 
 
-def test_a_diverged_network_is_not_compared(tmp_path, synthetic_dir):
-    process = run_python(
-        SCRIPT, *QUICK, "--learning-rate", "1e30", cwd=tmp_path, data_dir=synthetic_dir
+def normalizing():
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 16), nn.BatchNorm1d(16), nn.Linear(16, 10)
     )
-    assert process.returncode == 1
-    assert process.stderr.startswith("Error: TwoLayerNN diverged")
+
+
+@pytest.mark.parametrize(
+    "flags", [("--batch-size", 499), ("--batch-size", 1), ("--train-samples", 1)]
+)
+def test_a_batch_of_one_that_cannot_be_normalized_is_one_line(
+    compare, untrained, flags
+):
+    run = compare({"Mine": normalizing}, *flags)
+    assert run.returncode == 1
+    assert run.stderr.startswith("Error: Mine normalizes batches")
+    assert "use another --batch-size" in run.stderr
+    assert run.stderr.count("\n") == 1
+
+
+def test_one_training_image_is_enough_to_run(script, compare):
+    run = compare(script.ARCHITECTURES, "--train-samples", 1, "--seeds", 2)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_batch_normalization_works_with_other_batches(compare):
+    run = compare({"Mine": normalizing}, "--seeds", 2)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "Mine alone" in run.stdout
+
+
+def test_an_empty_list_is_one_line(compare):
+    run = compare({})
+    assert run.returncode == 1
+    assert run.stderr.startswith("Error: ARCHITECTURES is empty")
+    assert run.stderr.count("\n") == 1
+
+
+def test_a_diverged_network_is_not_compared(script, compare, tmp_path):
+    run = compare(script.ARCHITECTURES, "--learning-rate", 1e30)
+    assert run.returncode == 1
+    assert run.stderr.startswith("Error: TwoLayerNN diverged")
+    assert run.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------
+# Real MNIST
+# ------------------------------------------------------------------------------
 
 
 @pytest.mark.real_mnist

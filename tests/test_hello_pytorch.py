@@ -8,10 +8,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, assert_fits_the_console, load_script, run_main, run_python
-from documents import GUIDE
 from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from conftest import ROOT, assert_fits_the_console, load_script, run_main, run_python
+from documents import GUIDE
 
 SCRIPT = ROOT / "01_hello_pytorch.py"
 SOURCE = SCRIPT.read_text(encoding="utf-8")
@@ -148,6 +149,7 @@ def test_every_result_shown_is_that_of_the_code_beside_it(script, monkeypatch):
             value = eval(code, frame.f_globals, frame.f_locals)
         except SyntaxError:
             return  # a sentence
+        assert f"{{{code} = }}" in SOURCE  # it stands once, and is run where it stands
         if "rand" not in code:
             shown, true = " ".join(result.split()), " ".join(repr(value).split())
             assert shown.startswith(true), code

@@ -1,40 +1,49 @@
 """Files, consoles and interruptions: whatever happens, one clear line and no loss."""
 
+import contextlib
+import io
+import json
 import os
-import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
+from torchvision.datasets import utils
+
+from backstage import files, mnist, synthetic_digits, terminal
+from backstage.terminal import UserError
 from conftest import (
     ROOT,
     SCRIPTS,
+    Finished,
+    load_script,
     on_small_disk,
     prepared,
     read_only,
+    run_main,
     run_python,
     script_environment,
 )
 
 TRAIN = ROOT / "03_train_mnist.py"
 QUICK = ("--dataset", "synthetic", "--train-samples", 640, "--epochs", 2)
+RESULTS = ["mnist_model.pth", "training_history.png", "training_runs.csv"]
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
 
 
-def assert_one_line(process, *words):
+def assert_one_line(run, *words):
     """The script must have ended with code 1 and one line that has these words."""
-    assert process.returncode == 1, process.stderr
-    assert process.stderr.startswith("Error: ")
-    assert process.stderr.count("\n") == 1
+    assert run.returncode == 1, run.stderr
+    assert run.stderr.startswith("Error: ")
+    assert run.stderr.count("\n") == 1
     for word in words:
-        assert word in process.stderr
+        assert word in run.stderr
 
 
 @pytest.fixture
@@ -45,68 +54,175 @@ def earlier_model(tmp_path, train_script):
     return path
 
 
+# Runs scripts in one process: python -c RUNS RUNS-FOLDER-DATA, as JSON; their ends are
+# the last line of its output. What depends on rights or memory needs another process.
+RUNS = """
+import json, sys
+from conftest import run_main
+runs, data_dir = json.loads(sys.argv[1])
+print(json.dumps([run_main(*run, cwd=cwd, data_dir=data_dir) for cwd, *run in runs]))
+"""
+
+
+def run_together(*runs, data_dir, prefix=(), preparation=""):
+    """Run several (folder, script, *flags) in one process; return their ends."""
+    process = run_python(
+        "-c", preparation + RUNS, json.dumps([runs, str(data_dir)], default=str),
+        cwd=ROOT / "tests", data_dir=data_dir, prefix=prefix,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    return [Finished(*end) for end in json.loads(process.stdout.splitlines()[-1])]
+
+
 # ------------------------------------------------------------------------------
 # Files that cannot be written
 # ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", ["03_train_mnist.py", SCRIPTS[4]])
-def test_a_read_only_folder_is_noticed_before_training(tmp_path, synthetic_dir, script):
-    with read_only(tmp_path) as prefix:
-        process = run_python(
-            ROOT / script, cwd=tmp_path, data_dir=synthetic_dir, prefix=prefix
-        )
-    assert_one_line(process, "cannot be written: Permission denied")
-    assert "Epoch" not in process.stdout and "Training" not in process.stdout
-
-
-@pytest.mark.parametrize("script", ["02_load_mnist.py", "04_load_model.py"])
-def test_a_read_only_folder_for_pictures(
-    tmp_path, synthetic_dir, earlier_model, script
+def test_a_read_only_folder_and_a_protected_model(
+    tmp_path, synthetic_dir, train_script
 ):
-    with read_only(tmp_path) as prefix:
-        process = run_python(
-            ROOT / script, "--dataset", "synthetic",
-            cwd=tmp_path, data_dir=synthetic_dir, prefix=prefix,
-        )  # fmt: skip
-    assert_one_line(process, ".png cannot be written: Permission denied")
-    assert "%" in process.stdout  # the lesson itself was given
+    locked, other = tmp_path / "locked", tmp_path / "other"
+    for folder in (locked, other):
+        folder.mkdir()
+        torch.save(train_script.SimpleNN().state_dict(), folder / "mnist_model.pth")
+    protected = other / "mnist_model.pth"
+    before = protected.read_bytes()
+    protected.chmod(0o444)
+    with read_only(locked) as prefix:
+        *pictures, comparison, model = run_together(
+            (locked, SCRIPTS[1], *QUICK[:2]),
+            (locked, SCRIPTS[3], *QUICK[:2]),
+            (locked, SCRIPTS[4]),
+            (other, SCRIPTS[2], *QUICK),
+            data_dir=synthetic_dir,
+            prefix=prefix,
+        )
+    for run in pictures:
+        assert_one_line(run, ".png cannot be written: Permission denied")
+        assert "%" in run.stdout  # the lesson itself was given
+    # What takes long to compute is not computed for nothing.
+    assert_one_line(comparison, "cannot be written: Permission denied")
+    assert_one_line(model, "mnist_model.pth cannot be written: it is protected")
+    assert comparison.stdout == model.stdout == ""
+    assert protected.read_bytes() == before
+    assert os.listdir(locked) == os.listdir(other) == ["mnist_model.pth"]
 
 
-@pytest.mark.parametrize(
-    "name", ["mnist_model.pth", "training_history.png", "training_runs.csv"]
-)
+@pytest.mark.parametrize("name", RESULTS)
 def test_a_folder_in_place_of_a_result(tmp_path, synthetic_dir, name):
     (tmp_path / name).mkdir()
-    process = run_python(TRAIN, *QUICK, cwd=tmp_path, data_dir=synthetic_dir)
-    assert_one_line(
-        process, f"'{name}' cannot be written: it is not the name of a file"
-    )
-
-
-def test_a_protected_model_is_not_replaced(tmp_path, synthetic_dir, earlier_model):
-    earlier_model.chmod(0o444)
-    before = earlier_model.read_bytes()
-    with read_only(tmp_path) as prefix:  # for the prefix alone
-        tmp_path.chmod(0o755)
-        process = run_python(
-            TRAIN, *QUICK, cwd=tmp_path, data_dir=synthetic_dir, prefix=prefix
-        )
-    assert_one_line(process, "mnist_model.pth cannot be written: it is protected")
-    assert earlier_model.read_bytes() == before
-
-
-def test_a_disk_that_is_full_when_the_model_is_saved(tmp_path, synthetic_dir):
-    # The weights take 400 KB.
-    process = on_small_disk(tmp_path, "100k", TRAIN, *QUICK, data_dir=synthetic_dir)
-    assert_one_line(process, "mnist_model.pth cannot be written (is the disk full?)")
-    assert process.stdout.endswith("Left:\n")  # no half files
+    run = run_main(TRAIN.name, *QUICK, cwd=tmp_path, data_dir=synthetic_dir)
+    assert_one_line(run, f"'{name}' cannot be written: it is not the name of a file")
 
 
 def test_a_disk_that_is_full_when_the_picture_is_drawn(tmp_path, synthetic_dir):
-    process = on_small_disk(tmp_path, "420k", TRAIN, *QUICK, data_dir=synthetic_dir)
+    process = on_small_disk(tmp_path, "8k", TRAIN, *QUICK, data_dir=synthetic_dir)
     assert_one_line(process, "training_history.png cannot be written", "No space left")
-    assert process.stdout.endswith("Left: mnist_model.pth\n")
+    assert process.stdout.endswith("Left:\n")  # no half files
+
+
+def test_a_disk_that_is_full_when_the_model_is_saved(tmp_path, synthetic_dir):
+    # The picture takes less than 80 KB, the weights 400 KB.
+    process = on_small_disk(tmp_path, "300k", TRAIN, *QUICK, data_dir=synthetic_dir)
+    assert_one_line(process, "mnist_model.pth cannot be written: the disk is full")
+    assert process.stdout.endswith("Left: training_history.png\n")
+
+
+def test_an_interrupted_write_keeps_the_earlier_file(tmp_path):
+    path = tmp_path / "model.pth"
+    path.write_text("earlier")
+    with pytest.raises(KeyboardInterrupt), files.atomic_path(path) as temporary_path:
+        temporary_path.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "earlier"
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    path = tmp_path / "model.pth"
+    path.mkdir()
+    with (
+        pytest.raises(UserError, match=r"model\.pth cannot be written"),
+        files.atomic_path(path) as temporary_path,
+    ):
+        temporary_path.write_text("new")
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda: Path("notes.txt").read_text(),  # another file
+        lambda: torch.ones(2) @ torch.ones(3),  # a RuntimeError
+        lambda: torch.saev(),
+        lambda: 1 / 0,
+    ],
+    ids=["another file", "shapes", "misspelt", "arithmetic"],
+)
+def test_a_mistake_while_writing_is_not_blamed_on_the_disk(
+    tmp_path, monkeypatch, mistake
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Exception) as own:
+        mistake()
+    with pytest.raises(own.type) as error, files.atomic_path("model.pth"):
+        mistake()
+    assert str(error.value) == str(own.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_leftovers_of_a_killed_run_are_cleared_by_the_next(tmp_path):
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    for name in ("model.pth", "model.pth.9x.tmp", "model.tmp", "other.pth.1.tmp"):
+        (tmp_path / name).write_text("not a leftover")
+    others = set(os.listdir(tmp_path))
+    (tmp_path / f"model.pth.{killed.pid}.tmp").write_text("half")
+    with files.atomic_path(tmp_path / "model.pth") as temporary_path:
+        assert set(os.listdir(tmp_path)) == {*others, temporary_path.name}
+        temporary_path.write_text("new")
+    assert set(os.listdir(tmp_path)) == others
+
+
+@posix
+def test_the_temporary_file_of_a_living_run_is_left_alone(tmp_path):
+    living = tmp_path / f"model.pth.{os.getppid()}.tmp"
+    living.write_text("half")
+    with files.atomic_path(tmp_path / "model.pth") as temporary_path:
+        temporary_path.write_text("new")
+    assert living.read_text() == "half"
+
+
+# ------------------------------------------------------------------------------
+# Files that cannot be read
+# ------------------------------------------------------------------------------
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path):
+    paths = [tmp_path]
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")  # reading would wait for a writer for ever
+        paths += [tmp_path / "pipe", "/dev/zero"]  # or never come to an end
+    for path in paths:
+        with pytest.raises(UserError, match="it is a folder, a device or a pipe"):
+            files.check_can_read(path, "draw one")
+        with (
+            pytest.raises(UserError, match="it is a folder, a device or a pipe"),
+            files.explain_file_errors(path),
+        ):
+            pass
+
+
+def test_a_missing_file_says_what_to_do(tmp_path):
+    with pytest.raises(UserError, match=r"there is no file .*a\.png: draw one"):
+        files.check_can_read(tmp_path / "a.png", "draw one")
+
+
+@pytest.mark.parametrize("name", ["\0", "n" * 5000])
+def test_a_name_that_no_file_can_have_is_one_line(name):
+    with pytest.raises(UserError, match=r"cannot be read|there is no file"):
+        files.check_can_read(name, "draw one")
 
 
 # ------------------------------------------------------------------------------
@@ -114,77 +230,172 @@ def test_a_disk_that_is_full_when_the_picture_is_drawn(tmp_path, synthetic_dir):
 # ------------------------------------------------------------------------------
 
 
-def interrupt(folder, data_dir, signal_number, after_line, delay):
-    """Start a training, send a signal some time after a line; return the process."""
-    process = subprocess.Popen(
-        [sys.executable, TRAIN, *map(str, QUICK)],
-        cwd=folder,
-        env=script_environment(data_dir),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    if after_line:
-        assert any(line.startswith(after_line) for line in process.stdout)
-    time.sleep(delay)
-    process.send_signal(signal_number)
-    time.sleep(0.005)
-    process.send_signal(signal_number)  # nobody presses Ctrl-C just once
-    output, errors = process.communicate(timeout=60)
-    return process.returncode, output, errors
+def press_twice(number):
+    """Send a signal to this process, and again while it is tidying up."""
+    try:
+        os.kill(os.getpid(), number)
+    finally:
+        os.kill(os.getpid(), number)  # nobody presses Ctrl-C just once
+
+
+# Moment -> the module or class, and its function, that is half-way when the signal
+# comes. What it writes is half-written by then.
+MOMENTS = {
+    "download": (utils, "download_url"),
+    "drawing digits": (synthetic_digits, "make_digits"),
+    "training": (torch.optim.Adam, "step"),
+    "drawing the picture": (Figure, "savefig"),
+    "saving the model": (torch, "save"),
+    "renaming the model": (os, "replace"),
+    "recording": (files.csv.DictWriter, "writerows"),
+}
 
 
 @posix
-def test_signals_at_random_moments_keep_the_model(
-    tmp_path, synthetic_dir, earlier_model
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_stop_at_any_moment_keeps_the_earlier_results(
+    tmp_path, synthetic_dir, earlier_model, monkeypatch, moment, number
 ):
-    rng = random.Random(0)
-    signals = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    cases = [
-        # From loading PyTorch to the end; and around the moment of saving.
-        (signal.SIGINT, None, rng.uniform(0.5, 5)) for _ in range(6)
-    ] + [
-        (rng.choice(signals), "Epoch 2/2", rng.uniform(0, 0.05))
-        for _ in range(15)
-    ]  # fmt: skip
+    before = earlier_model.read_bytes()
+    data_dir, flags = synthetic_dir, QUICK
+    if moment in ("download", "drawing digits"):
+        data_dir, flags = tmp_path / "data", ()
+        monkeypatch.setattr(mnist, "MIRRORS", ["http://127.0.0.1:9/"])
+    owner, name = MOMENTS[moment]
+    function = getattr(owner, name)
 
-    def check(number):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        shutil.copy(earlier_model, folder)
-        code, _, errors = interrupt(folder, synthetic_dir, *cases[number])
-        assert "Traceback" not in errors, errors
-        assert code in (0, 130), errors
-        if code == 130:
-            assert re.fullmatch(r"\nStopped\.( Files saved .*)?\n", errors)
-        state_dict = torch.load(folder / "mnist_model.pth", weights_only=True)
-        assert state_dict["fc1.weight"].shape == (128, 784)
-        assert not list(folder.glob("*.tmp"))
-        return code
+    def interrupted(*arguments, **options):
+        for path in filter(lambda argument: isinstance(argument, Path), arguments):
+            if moment == "download":
+                path.mkdir()
+                path /= "train-images-idx3-ubyte.gz"
+            if moment != "renaming the model":
+                path.write_bytes(b"half")
+        if moment != "renaming the model" or "mnist_model.pth" in str(arguments):
+            press_twice(number)
+        return function(*arguments, **options)
 
-    with ThreadPoolExecutor(2) as pool:
-        codes = list(pool.map(check, range(len(cases))))
-    assert codes.count(130) >= 10  # most came in time
+    monkeypatch.setattr(owner, name, interrupted)
+    run = run_main(TRAIN.name, *flags, cwd=tmp_path, data_dir=data_dir)
+    assert run.returncode == 130
+    assert run.stderr == "\nStopped. Files saved earlier are untouched.\n"
+    if moment != "recording":  # the model was complete by then
+        assert earlier_model.read_bytes() == before
+    torch.load(earlier_model, weights_only=True)
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert not (tmp_path / "training_runs.csv").exists()
+
+
+# Sends a signal to itself.
+STOPPED = """
+import os, signal, sys
+from dl_utils import run_script
+
+def main():
+    os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    print("still here")
+
+run_script(main)
+"""
 
 
 @posix
-def test_ctrl_c_while_pytorch_is_loading(tmp_path):
-    # Python itself needs a moment before the script's first line.
-    process = subprocess.Popen(
-        [sys.executable, "-v", ROOT / "01_hello_pytorch.py"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    # -v names every module when it is imported.
-    assert any("import 'torch." in line for line in process.stderr)
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
+def test_a_stopped_script_ends_with_130_and_no_traceback(tmp_path, name):
+    process = run_python("-c", STOPPED, name, cwd=ROOT, data_dir=tmp_path)
     assert process.returncode == 130
-    assert "Stopped.\n" in errors
-    assert "Traceback" not in errors
-    assert output == ""
+    assert process.stderr == "\nStopped. Files saved earlier are untouched.\n"
+    assert process.stdout == ""
+
+
+@posix
+def test_a_signal_that_is_ignored_stays_ignored(monkeypatch):
+    # nohup: training goes on when the window is closed.
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        script = load_script("01_hello_pytorch")
+        goes_on = []
+
+        def main():
+            os.kill(os.getpid(), signal.SIGHUP)
+            goes_on.append(True)
+
+        monkeypatch.setattr(script, "main", main)
+        run = run_main(script, cwd=ROOT, data_dir=ROOT)
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+    assert run.returncode == 0 and goes_on
+
+
+# What is registered first is called last.
+LATE_SIGNAL = """
+import atexit, os, signal
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+from dl_utils import run_script
+run_script(lambda: print("done"))
+"""
+
+
+@posix
+def test_a_signal_after_the_end_does_no_harm(tmp_path):
+    process = run_python("-c", LATE_SIGNAL, cwd=ROOT, data_dir=tmp_path)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout == "done\n"
+
+
+# ------------------------------------------------------------------------------
+# How a script ends
+# ------------------------------------------------------------------------------
+
+
+def end_of(main, monkeypatch):
+    """Return how a script with this main() ends."""
+    script = load_script("01_hello_pytorch")
+    monkeypatch.setattr(script, "main", main)
+    return run_main(script, cwd=ROOT, data_dir=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (UserError("the disk is full"), 1, "Error: the disk is full\n"),
+        (UserError("two\nlines"), 1, "Error: two lines\n"),
+        (terminal.BadSettingError("too many"), 2, "Error: too many\n"),
+        (KeyboardInterrupt(), 130, "\nStopped. Files saved earlier are untouched.\n"),
+        (OSError(28, "No space left on device"), 1, "output: No space left on device"),
+        (MemoryError(), 1, "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "not enough"),
+    ],
+)
+def test_what_comes_from_outside_is_one_line(error, code, message, monkeypatch):
+    def main():
+        raise error
+
+    monkeypatch.setattr(os, "dup2", lambda *_: None)  # pytest's output stays
+    run = end_of(main, monkeypatch)
+    assert run.returncode == code
+    assert message in run.stderr
+    assert run.stderr.strip().count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda: Path("notes.txt").read_text(),
+        lambda: Path().read_text(),
+        lambda: 1 / 0,
+        lambda: torch.ones(2) @ torch.ones(3),
+        lambda: torch.lod("model.pth"),
+        lambda: {}["epochs"],
+    ],
+    ids=["missing file", "folder", "arithmetic", "shapes", "misspelt", "key"],
+)
+def test_a_mistake_in_the_code_gives_a_traceback(mistake, monkeypatch):
+    with pytest.raises(Exception) as own:
+        mistake()
+    with pytest.raises(own.type):
+        end_of(mistake, monkeypatch)
 
 
 # ------------------------------------------------------------------------------
@@ -228,20 +439,22 @@ def test_without_output(tmp_path, synthetic_dir, closed):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
-def test_any_encoding_of_the_output(tmp_path, synthetic_dir, encoding):
-    # The folder's name has letters that neither ASCII nor cp1252 can show.
-    missing = tmp_path / "\u6570\u5b57.pth"
-    process = run_python(
-        ROOT / "04_load_model.py", "--model", missing,
-        cwd=tmp_path, data_dir=synthetic_dir, PYTHONIOENCODING=encoding,
-    )  # fmt: skip
-    assert_one_line(process, "there is no ", ".pth")
+def test_any_encoding_of_the_output(monkeypatch, encoding):
+    # A folder's name may have letters that neither ASCII nor cp1252 can show.
+    output = io.TextIOWrapper(io.BytesIO(), encoding)
+
+    def main():
+        with contextlib.redirect_stdout(output):
+            terminal.run_script(lambda: print("Saved: \u6570\u5b57.pth"))
+
+    assert end_of(main, monkeypatch).returncode == 0
+    shown = output.buffer.getvalue().decode(encoding)
+    assert re.match(r"Saved: (\\u6570\\u5b57|\u6570\u5b57)\.pth\s", shown)
 
 
 def test_from_another_folder_without_home_and_display(tmp_path, synthetic_dir):
-    # A notebook hands down a way of drawing that this environment does not have.
-    notebook = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    environment = script_environment(synthetic_dir, COLUMNS="20", **notebook)
+    # Pictures are drawn without any window, whatever is configured for windows.
+    environment = script_environment(synthetic_dir, COLUMNS="20", MPLBACKEND="tkagg")
     for name in ("HOME", "USERPROFILE", "DISPLAY", "WAYLAND_DISPLAY", "TERM"):
         environment.pop(name, None)
     process = subprocess.run(
@@ -260,20 +473,25 @@ def test_from_another_folder_without_home_and_display(tmp_path, synthetic_dir):
     torch.version.cuda is None or torch.cuda.is_available(),
     reason="needs PyTorch's build for GPUs, and no GPU",
 )
-def test_a_gpu_that_is_only_reported(tmp_path, synthetic_dir):
-    preparation = "import torch; torch.cuda.is_available = lambda: True"
-    process = run_python(
-        *prepared(preparation, TRAIN, *QUICK), cwd=tmp_path, data_dir=synthetic_dir
-    )
-    assert process.returncode == 0, process.stderr
-    assert process.stderr == ""
-    assert process.stdout.startswith("A GPU was found but does not work (")
-    assert "Training on cpu" in process.stdout
+def test_a_gpu_that_is_only_reported(tmp_path, synthetic_dir, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    run = run_main(TRAIN.name, *QUICK, cwd=tmp_path, data_dir=synthetic_dir)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.startswith("A GPU was found but does not work (")
+    assert "Training on cpu" in run.stdout
 
 
 ON_TERMINAL = """
 import os, pty, sys
 sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))
+"""
+DRAWING = """
+from backstage import synthetic_digits
+draw = synthetic_digits.make_digits
+def make_digits(count, seed, progress):
+    images, labels = draw(1400, seed, lambda done: progress(50 * done))
+    return images.repeat(50, 1, 1), labels.repeat(50)
+synthetic_digits.make_digits = make_digits
 """
 
 
@@ -282,7 +500,8 @@ def test_a_narrow_terminal(tmp_path):
     # On a terminal there is a progress bar; it too must be ASCII.
     process = run_python(
         "-c", ON_TERMINAL, "sh", "-c", 'stty cols 40 rows 10; exec "$@"', "sh",
-        sys.executable, TRAIN, *QUICK, cwd=tmp_path, data_dir=tmp_path / "data",
+        sys.executable, *prepared(DRAWING, TRAIN, *QUICK),
+        cwd=tmp_path, data_dir=tmp_path / "data",
     )  # fmt: skip
     assert process.returncode == 0, process.stdout
     assert "100%|" in process.stdout
@@ -293,14 +512,18 @@ def test_a_narrow_terminal(tmp_path):
 # Memory
 # ------------------------------------------------------------------------------
 
-# getrusage() counts the process that started this one as well, so it will not do.
+has_proc = pytest.mark.skipif(
+    not os.path.exists("/proc/self/status"), reason="there is no /proc to read"
+)
+# Lets every run end with the most memory that the process has had so far.
 PRINT_PEAK = """
-import atexit, re
-
-@atexit.register
-def print_peak():
+import re, conftest
+without_peak = conftest.run_main
+def with_peak(*arguments, **options):
+    code, output, errors = without_peak(*arguments, **options)
     kilobytes = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
-    print("Peak memory in MB:", int(kilobytes) * 1024 // 1_000_000)
+    return code, output, errors + str(int(kilobytes) * 1024 // 1_000_000)
+conftest.run_main = with_peak
 """
 LIMIT_MEMORY = """
 import resource
@@ -311,44 +534,31 @@ resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 """
 
 
-has_proc = pytest.mark.skipif(
-    not os.path.exists("/proc/self/status"), reason="there is no /proc to read"
-)
-
-
-def peak_memory(script, *flags, cwd, data_dir):
-    arguments = prepared(PRINT_PEAK, ROOT / script, *flags)
-    process = run_python(*arguments, cwd=cwd, data_dir=data_dir)
-    assert process.returncode == 0, process.stderr
-    return int(re.search(r"Peak memory in MB: (\d+)", process.stdout)[1])
-
-
 @has_proc
-@pytest.mark.parametrize(
-    ("script", "flags"),
-    [(SCRIPTS[2], ["--epochs", 1]), (SCRIPTS[4], ["--epochs", 1, "--seeds", 2])],
-)
-def test_memory_stays_within_1200_mb(tmp_path, synthetic_dir, script, flags):
-    flags += ["--dataset", "synthetic"]
-    peak = peak_memory(script, *flags, cwd=tmp_path, data_dir=synthetic_dir)
-    assert peak <= 1200
-
-
-@has_proc
-def test_ten_times_the_epochs_need_no_more_memory(tmp_path, synthetic_dir):
-    flags = ["--dataset", "synthetic", "--train-samples", 2000, "--epochs"]
-    few, many = (
-        peak_memory(TRAIN.name, *flags, epochs, cwd=tmp_path, data_dir=synthetic_dir)
-        for epochs in (3, 30)
+def test_memory_stays_within_1200_mb_however_many_epochs(tmp_path, synthetic_dir):
+    few = (*QUICK[:2], "--train-samples", 2000, "--epochs")
+    runs = run_together(
+        (tmp_path, TRAIN.name, *few, 3),
+        (tmp_path, TRAIN.name, *few, 30),
+        (tmp_path, TRAIN.name, *QUICK[:2], "--epochs", 1),
+        (tmp_path, SCRIPTS[4], *QUICK[:2], "--epochs", 1, "--seeds", 2),
+        data_dir=synthetic_dir,
+        preparation=PRINT_PEAK,
     )
-    assert many <= few + 30
+    assert [run.returncode for run in runs] == [0] * 4
+    three_epochs, thirty_epochs, *whole = [int(run.stderr) for run in runs]
+    assert thirty_epochs <= three_epochs + 30
+    assert max(whole) <= 1200
 
 
 @has_proc
-def test_too_little_memory_is_one_line(tmp_path, synthetic_dir):
+def test_too_little_memory_is_one_line_that_names_the_place(tmp_path, synthetic_dir):
     # Room for the lesson itself, but not for a batch of 55,000 through 10,000 neurons.
     flags = ("--dataset", "synthetic", "--batch-size", 55_000, "--hidden-size", 10_000)
     process = run_python(
-        *prepared(LIMIT_MEMORY, TRAIN, *flags), cwd=tmp_path, data_dir=synthetic_dir
-    )
-    assert_one_line(process, "not enough memory; use a smaller setting")
+        *prepared(LIMIT_MEMORY, os.path.relpath(TRAIN, tmp_path), *flags),
+        cwd=tmp_path, data_dir=synthetic_dir,
+    )  # fmt: skip
+    assert_one_line(process, "not enough memory at line", "use a smaller setting")
+    line = int(re.search(r"at line (\d+) of 03_train_mnist\.py", process.stderr)[1])
+    assert line <= len(TRAIN.read_text().splitlines())

@@ -3,9 +3,12 @@
 import re
 
 import pytest
+
 from conftest import ROOT, SCRIPTS
 
-SOURCES = [*ROOT.glob("*.py"), *(ROOT / "tests").glob("*.py")]
+SOURCES = [
+    path for name in (".", "backstage", "tests") for path in ROOT.glob(f"{name}/*.py")
+]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
@@ -14,9 +17,8 @@ def test_sources_are_ascii(path):
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_scripts_share_one_module_and_one_ending(name):
+def test_scripts_have_one_ending(name):
     text = (ROOT / name).read_text()
-    assert "synthetic_digits" not in text
     assert text.endswith('\n\nif __name__ == "__main__":\n    run_script(main)\n')
 
 
@@ -43,6 +45,13 @@ def test_the_readme_begins_with_commands_that_exist():
         assert (ROOT / script).exists()
 
 
+def test_every_figure_is_measured_in_ci_run_and_in_one_cell_of_the_workflow():
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text()
+    assert workflow.count("figures: --figures\n") == 1
+    assert "pytest -ra ${{ matrix.figures }}\n" in workflow
+    assert (ROOT / ".ci" / "run").read_text().endswith("\npytest -ra --figures\n")
+
+
 @pytest.mark.real_mnist
 def test_every_lesson_writes_the_files_that_it_names(lessons_on_mnist):
     assert lessons_on_mnist.files == {
@@ -53,6 +62,11 @@ def test_every_lesson_writes_the_files_that_it_names(lessons_on_mnist):
             "training_history.png",
             "training_runs.csv",
         },
-        "04_load_model.py": {"predictions.png", "confusion_matrix.png"},
+        "04_load_model.py": {
+            "predictions.png",
+            "confusion_matrix.png",
+            "what_it_learned.png",
+            "my_network.html",
+        },
         "05_experiment_architectures.py": {"architecture_comparison.png"},
     }

@@ -1,11 +1,12 @@
 """The embedded digits: drawn well enough to stand in for MNIST."""
 
-import dl_utils
-from synthetic_digits import make_digits
-
 import pytest
 import torch
 from torch import nn
+
+import backstage.datasets
+import dl_utils
+from backstage.synthetic_digits import make_digits
 
 
 def test_digits_come_in_the_documented_form():
@@ -63,8 +64,8 @@ def test_ink_is_scaled_and_centred_as_in_mnist():
 @pytest.fixture(scope="module")
 def digits(synthetic_dir):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dl_utils, "DATA_DIR", synthetic_dir)
-        return dl_utils.load_raw_digits("synthetic")
+        patch.setattr(backstage.datasets, "DATA_DIR", synthetic_dir)
+        return dl_utils.load_raw_data("synthetic")
 
 
 def test_ink_covers_as_much_as_in_mnist(digits):
@@ -83,7 +84,7 @@ def test_the_nearest_average_digit_is_neither_useless_nor_enough(digits):
 def trained(synthetic_dir, train_script):
     """A network trained on synthetic digits as 03 does it, and the test loader."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dl_utils, "DATA_DIR", synthetic_dir)
+        patch.setattr(backstage.datasets, "DATA_DIR", synthetic_dir)
         train_loader, _, test_loader = dl_utils.load_mnist_data(dataset="synthetic")
     torch.manual_seed(0)
     model = train_script.SimpleNN()

@@ -1,0 +1,182 @@
+"""What the concept page states and its examples do not show: errors, and figures."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import dl_utils
+import drawings
+from conftest import SCRIPTS, load_script, run_main
+from documents import CONCEPTS, blocks, section, stated
+
+# ------------------------------------------------------------------------------
+# The table of errors
+# ------------------------------------------------------------------------------
+
+# Rows of the table: what PyTorch says, in one wording or more.
+SAID = [
+    re.findall(r"`([^`]+)`", row)
+    for row in re.findall(
+        r"^\| (`.+?) \| ", section(CONCEPTS, "Error messages"), re.MULTILINE
+    )
+]
+IMAGES = torch.zeros(64, 1, 28, 28)
+LABELS = torch.zeros(64, dtype=torch.int64)
+CONVOLUTION = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten())
+# Where there is no GPU, a device that has no memory stands for it.
+OTHER_DEVICE = "cuda" if torch.cuda.is_available() else "meta"
+
+
+def linear(images):
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))(images)
+
+
+def loss(labels):
+    weights = torch.zeros(64, 10, requires_grad=True)
+    return nn.CrossEntropyLoss()(weights, labels)
+
+
+def two_backwards():
+    weight = torch.tensor(1.0, requires_grad=True)
+    loss = (weight * 3 - 2) ** 2
+    loss.backward()
+    loss.backward()
+
+
+class Renamed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer1 = nn.Linear(784, 128)
+
+
+class NoRegister(nn.Module):
+    def __init__(self):
+        self.fc1 = nn.Linear(784, 128)
+
+
+def load_into(model, hidden_size=128):
+    weights = load_script("03_train_mnist").SimpleNN(hidden_size).state_dict()
+    model.load_state_dict(weights)
+
+
+# A part of what is said -> how a beginner brings it about.
+MISTAKES = {
+    "1792x28": lambda: nn.Linear(784, 128)(IMAGES),
+    "28x28 and 784x10": lambda: linear(IMAGES[0, 0]),
+    "64x5408": lambda: nn.Linear(8 * 28 * 28, 10)(CONVOLUTION(IMAGES)),
+    "expected input[1, 64": lambda: CONVOLUTION(IMAGES[:, 0]),
+    "size of tensor a": lambda: torch.zeros(3) + torch.zeros(4),
+    "batch_size": lambda: loss(LABELS[1:]),
+    "Target 10": lambda: loss(LABELS + 10),
+    "Long": lambda: loss(LABELS.float()),
+    "Byte and Float": lambda: linear(IMAGES.to(torch.uint8)),
+    "Double and Float": lambda: linear(IMAGES.double()),
+    "on the same device": lambda: linear(IMAGES.to(OTHER_DEVICE)),
+    "can't convert cuda:0": lambda: IMAGES.to(OTHER_DEVICE).numpy(),
+    "Can't call numpy()": lambda: linear(IMAGES).numpy(),
+    "a second time": two_backwards,
+    "element 0 of tensors": lambda: loss(LABELS).detach().backward(),
+    "size mismatch": lambda: load_into(load_script("03_train_mnist").SimpleNN(256)),
+    "Missing key(s)": lambda: load_into(Renamed()),
+    "Module.__init__()": NoRegister,
+}
+
+
+def test_every_row_of_the_table_has_a_mistake():
+    rows = [
+        next(i for i, row in enumerate(SAID) if part in str(row)) for part in MISTAKES
+    ]
+    assert rows == list(range(len(SAID)))
+
+
+@pytest.mark.parametrize("part", MISTAKES)
+def test_pytorch_says_what_the_table_says(part):
+    (wordings,) = [row for row in SAID if part in str(row)]
+    with pytest.raises(
+        (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
+    ) as caught:
+        MISTAKES[part]()
+    message = str(caught.value).replace("convert meta", "convert cuda:0")
+    assert any(wording in message for wording in wordings), message
+
+
+# ------------------------------------------------------------------------------
+# Figures
+# ------------------------------------------------------------------------------
+
+
+def test_the_overfitting_example_is_the_picture():
+    bars = drawings.three_fits().axes[3].texts
+    pictured = [text.get_text() for text in bars]
+    (example, _) = blocks(section(CONCEPTS, "Overfitting & Underfitting"), "python")
+    assert re.findall(r"(?:training|new) (\d\.\d\d)", example) == pictured
+
+
+# Words of the concept page; the lesson; what it prints before the figure; by how much
+# the figure may differ. (What a mismatch costs differs from network to network.)
+CLAIMS = [
+    ("lesson 3 gets about {}% of the test images right", 3, "Test Accuracy: ", 1),
+    ("but only about {}% if they are not normalized", 4, "images not normalized +", 3),
+    ("only about {}% of the test images are right", 4, "Tanh instead .*weights +", 8),
+    (
+        "the nearest average, gets {}% of the test images",
+        2,
+        r"(?=[\d.]+% .*nearest)",
+        0.1,
+    ),
+    ("ends at about {}% in training", 3, "Epoch 10/10: Train Acc: ", 1),
+    ("in training and about {}% in validation", 3, "Epoch 10/10: .*Val Acc: ", 1),
+    ("training (about {}%) lies below", 3, "Epoch 1/10: Train Acc: ", 1),
+    ("lies below validation (about {}%)", 3, "Epoch 1/10: .*Val Acc: ", 1),
+]
+
+
+@pytest.mark.real_mnist
+@pytest.mark.parametrize(
+    ("template", "lesson", "before", "allowed"), CLAIMS, ids=[row[0] for row in CLAIMS]
+)
+def test_figures_that_the_lessons_print(
+    template, lesson, before, allowed, lessons_on_mnist
+):
+    output = lessons_on_mnist.outputs[SCRIPTS[lesson - 1]]
+    measured = float(re.search(before + r"([\d.]+)", output)[1])
+    assert stated(CONCEPTS, template) == [[pytest.approx(measured, abs=allowed)]]
+
+
+def confidence_and_accuracy(path):
+    """Return both in percent, on the validation images; and the accuracy on those of
+    which the network is 90 to 99 % sure."""
+    model = load_script("03_train_mnist").SimpleNN()
+    model.load_state_dict(torch.load(path, weights_only=True))
+    _, val_loader, _ = dl_utils.load_mnist_data(dataset="mnist")
+    images, labels = val_loader.dataset.tensors
+    with torch.inference_mode():
+        confidence, answers = model(images).softmax(dim=1).max(dim=1)
+    right = (answers == labels).float()
+    nearly_sure = (confidence >= 0.90) & (confidence < 0.99)
+    figures = (confidence.mean(), right.mean(), right[nearly_sure].mean())
+    return [100 * figure.item() for figure in figures]
+
+
+@pytest.mark.real_mnist
+def test_the_network_is_calibrated_at_first_and_then_too_sure(
+    trained_model_path, real_mnist_dir, real_mnist, tmp_path
+):
+    flags = ["--epochs", "3", "--dataset", "mnist"]
+    run_main("03_train_mnist", *flags, cwd=tmp_path, data_dir=real_mnist_dir)
+    early = confidence_and_accuracy(tmp_path / "mnist_model.pth")
+    late = confidence_and_accuracy(trained_model_path)
+    sentences = [
+        "lesson 3's network is {}% sure on average and {}% right",
+        "After 10 epochs it is {}% sure and {}% right",
+        "99% sure, {}% are right after 3 epochs, but only {}% after 10",
+    ]
+    ((sure, right),) = stated(CONCEPTS, sentences[0])
+    assert early[:2] == pytest.approx((sure, right), abs=0.6)
+    ((sure, right),) = stated(CONCEPTS, sentences[1])
+    assert late[:2] == pytest.approx((sure, right), abs=0.6)
+    ((at_first, in_the_end),) = stated(CONCEPTS, sentences[2])
+    assert early[2] == pytest.approx(at_first, abs=2)
+    assert late[2] == pytest.approx(in_the_end, abs=5)

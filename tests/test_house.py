@@ -1,0 +1,202 @@
+"""The house: three floors, each of which knows only the one below."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+import dl_utils
+from conftest import ROOT, SCRIPTS, run_python
+
+BACKSTAGE = sorted(f"backstage/{path.name}" for path in ROOT.glob("backstage/*.py"))
+OWN = {"dl_utils", "backstage", *(name.removesuffix(".py") for name in SCRIPTS)}
+TOP_LEVEL = {
+    *SCRIPTS,
+    "dl_utils.py",
+    "backstage",
+    "README.md",
+    "LEARNING_GUIDE.md",
+    "ML_CONCEPTS_EXPLAINED.md",
+    "requirements.txt",
+    "images",
+    "tests",
+    ".ci",
+    ".github",
+    ".gitignore",
+    ".ruff.toml",
+    "LICENSE",
+}
+
+
+def imports(name):
+    """Yield (statement, module) for all imports in a file, wherever they stand."""
+    for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield node, "." * node.level + (node.module or "")
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node, alias.name
+
+
+def own_imports(name):
+    """Return which files of the house a file imports: their first names."""
+    modules = {module.split(".")[0] for _, module in imports(name)}
+    assert "" not in modules, "relative imports hide the floor"
+    return modules & OWN
+
+
+# ------------------------------------------------------------------------------
+# Floors
+# ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_import_dl_utils_only(name):
+    assert own_imports(name) == {"dl_utils"}
+
+
+def test_dl_utils_imports_backstage_only():
+    assert own_imports("dl_utils.py") == {"backstage"}
+
+
+@pytest.mark.parametrize("name", BACKSTAGE)
+def test_backstage_imports_nothing_from_above(name):
+    assert own_imports(name) <= {"backstage"}
+
+
+def test_backstage_has_no_circle():
+    below = {
+        name: {
+            f"{module.replace('.', '/')}.py"
+            for _, module in imports(name)
+            if module.startswith("backstage.")
+        }
+        for name in BACKSTAGE
+    }
+    while below:
+        ready = {name for name, needed in below.items() if not needed & below.keys()}
+        assert ready, f"these import each other: {sorted(below)}"
+        below = {name: needed for name, needed in below.items() if name not in ready}
+
+
+def test_nothing_else_lies_at_top_level():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert {name.split("/")[0] for name in listing.splitlines()} <= TOP_LEVEL
+
+
+# ------------------------------------------------------------------------------
+# Contents
+# ------------------------------------------------------------------------------
+
+
+def test_all_names_what_dl_utils_has_each_once():
+    assert len(dl_utils.__all__) == len(set(dl_utils.__all__))
+    assert [name for name in dl_utils.__all__ if not hasattr(dl_utils, name)] == []
+
+
+def test_all_comes_before_the_first_definition():
+    body = ast.parse((ROOT / "dl_utils.py").read_text(encoding="utf-8")).body
+    kinds = [
+        "__all__" if "__all__" in ast.unparse(node).split(" ")[0] else type(node)
+        for node in body
+        if not isinstance(node, (ast.Import, ast.ImportFrom, ast.Expr))
+    ]
+    assert kinds[0] == "__all__"
+
+
+def test_all_names_every_public_definition_of_dl_utils():
+    body = ast.parse((ROOT / "dl_utils.py").read_text(encoding="utf-8")).body
+    functions = {node.name for node in body if isinstance(node, ast.FunctionDef)}
+    assert {name for name in functions if name[0] != "_"} <= set(dl_utils.__all__)
+
+
+def test_scripts_use_what_all_names_and_nothing_is_passed_on_in_vain():
+    used = {
+        alias.name
+        for name in SCRIPTS
+        for node, module in imports(name)
+        if module == "dl_utils"
+        for alias in node.names
+    }
+    assert used <= set(dl_utils.__all__)
+    body = ast.parse((ROOT / "dl_utils.py").read_text(encoding="utf-8")).body
+    passed_on = {
+        alias.name
+        for node in body
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("backstage")
+        for alias in node.names
+    } & set(dl_utils.__all__)
+    assert passed_on - used <= OPEN_TO_LEARNERS
+
+
+# Passed on for learners' own code, although no lesson needs it.
+OPEN_TO_LEARNERS = {"BadSettingError", "RawData", "make_loader", "wrap"}
+
+
+@pytest.mark.parametrize("name", [*SCRIPTS, "dl_utils.py", *BACKSTAGE])
+def test_imports_stand_in_the_usual_order(name):
+    def group(module):
+        first = module.split(".")[0]
+        return 2 if first in OWN else int(first not in sys.stdlib_module_names)
+
+    text = (ROOT / name).read_text(encoding="utf-8")
+    groups = [
+        group(module) for node, module in imports(name) if node.col_offset == 0
+    ]  # fmt: skip
+    assert groups == sorted(groups)
+    assert "noqa" not in text
+
+
+# ------------------------------------------------------------------------------
+# Importing has no effects
+# ------------------------------------------------------------------------------
+
+# In a thread, as some servers and notebooks import; what PyTorch and Matplotlib do
+# themselves is not ours.
+IMPORT = """
+import os, signal, threading
+import matplotlib, torch, torch.utils.data, matplotlib.figure
+
+def state():
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    return dict(os.environ), handlers, torch.get_num_threads(), torch.initial_seed()
+
+before = state()
+thread = threading.Thread(target=exec, args=("from dl_utils import *", globals()))
+thread.start()
+thread.join()
+assert state() == before
+assert evaluate_model and parse_settings
+import matplotlib.pyplot as plt
+assert plt.get_backend() == "svg", plt.get_backend()
+plt.imshow([[0]])
+plt.show()
+import subprocess, sys
+show = [sys.executable, "-c", "import os; print(os.environ['MPLBACKEND'])"]
+assert subprocess.check_output(show, text=True).strip() == "svg"
+print("done")
+"""
+
+
+def test_importing_dl_utils_changes_neither_signals_nor_environment_nor_pictures(
+    tmp_path,
+):
+    process = run_python(
+        "-W", "error::RuntimeWarning", "-c", IMPORT,
+        cwd=ROOT, data_dir=tmp_path, MPLBACKEND="svg",
+    )  # fmt: skip
+    assert (process.stdout, process.stderr) == ("done\n", "")
+
+
+def test_importing_dl_utils_does_not_load_what_no_lesson_needs(tmp_path):
+    # Each of them takes a good part of a second.
+    code = "import dl_utils, sys; print({'torchvision', 'matplotlib.pyplot'} & "
+    code += "set(sys.modules))"
+    process = run_python("-c", code, cwd=ROOT, data_dir=tmp_path)
+    assert process.stdout == "set()\n"
