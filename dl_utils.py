@@ -260,7 +260,8 @@ ROUGH_RISE = 1.01  # the training loss rose: this times the epoch before, or mor
 ROUGH_SHARE = 0.25  # of all epochs: more rises than that are no accident
 WORSE_POINTS = 2.0  # points that validation accuracy lies below its own best
 TREND_EPOCHS = 2  # still improving: each of the last so many beats all before them,
-IMPROVING_POINTS = 0.5  # and the last one by so many points of validation accuracy
+IMPROVING_POINTS = 0.5  # and the last one by so many points of validation accuracy,
+IMPROVING_SHARE = 0.05  # which are at least this share of the mistakes
 OVERFITTING_GAP = 3.0  # points that training accuracy is ahead of validation
 SURER_LOSS = 1.5  # the validation loss over its own best
 
@@ -322,9 +323,9 @@ def diagnose_training(history: dict[str, list[float]]) -> Diagnosis:
     worse = val_acc[-1] <= val_acc[best] - WORSE_POINTS
     # Before the first epoch the network guesses: one image in ten is right.
     before = max([10.0, *val_acc[:-TREND_EPOCHS]])
+    enough = max(IMPROVING_POINTS, IMPROVING_SHARE * (100 - before))
     improving = (
-        min(val_acc[-TREND_EPOCHS:]) > before
-        and val_acc[-1] >= before + IMPROVING_POINTS
+        min(val_acc[-TREND_EPOCHS:]) > before and val_acc[-1] >= before + enough
     )
     gap = train_acc[-1] - val_acc[-1]
 

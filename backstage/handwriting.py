@@ -19,7 +19,7 @@ from backstage.terminal import UserError
 # Larger pictures are scaled down to this many pixels: enough for one digit.
 PICTURE_SIZE = 560
 LIGHT_SIZE = 100
-WINDOW = 1 / 4
+WINDOWS = 1 / 6, 1 / 3
 # What misses less of the paper's light than this share of the strongest ink is paper.
 PAPER_SHARE = 0.35
 # A picture whose ink differs from the paper by less (scale 0 to 1) is blank.
@@ -82,14 +82,18 @@ def resize(image, shape):
 def find_ink(grey):
     scale = min(1, LIGHT_SIZE / max(grey.shape))
     small = resize(grey, [max(1, round(scale * n)) for n in grey.shape])
-    size = round(WINDOW * max(small.shape))
-    wide = pad(small[None], [size] * 4, mode="replicate")[0]
-    darker = close(wide, size) - wide
-    lighter = close(-wide, size) + wide
-    clear = max(darker.max(), lighter.max()) / 2
-    if (grow(lighter, size) > clear).sum() > (grow(darker, size) > clear).sum():
-        grey, small = 1 - grey, 1 - small
-    light = close(small, size)
+    for window in WINDOWS:
+        size = round(window * max(small.shape))
+        wide = pad(small[None], [size] * 4, mode="replicate")[0]
+        darker = close(wide, size) - wide
+        lighter = close(-wide, size) + wide
+        clear = max(darker.max(), lighter.max()) / 2
+        flip = (grow(lighter, size) > clear).sum() > (grow(darker, size) > clear).sum()
+        light = close(1 - small if flip else small, size)
+        if not has_sharp_edge(light):
+            break
+    if flip:
+        grey = 1 - grey
     paper = resize(light, grey.shape)
     ink = 1 - grey / paper.clamp(min=0.05)
     strongest = ink.flatten().sort().values[-max(1, ink.numel() // 5000)]
@@ -103,11 +107,14 @@ def close(image, size):
     return -grow(-grow(image, size), size)
 
 
-def check_light(path, light):
+def has_sharp_edge(light):
     light = light.clamp(min=0.05).log()
     jumps = [(light[2:] - light[:-2]).abs(), (light[:, 2:] - light[:, :-2]).abs()]
-    length = sum((jump > SHARP).sum() for jump in jumps)
-    if length > max(light.shape):
+    return sum((jump > SHARP).sum() for jump in jumps) > max(light.shape) / 2
+
+
+def check_light(path, light):
+    if has_sharp_edge(light):
         raise UserError(f"{path} shows a sharp edge")
 
 
@@ -144,6 +151,9 @@ def crop_to_digit(path, ink):
     cells = strength > 0
     if cells.float().mean() > 0.5:
         raise UserError(f"{path} is covered with ink")
+    edges = [cells[0], cells[-1], cells[:, 0], cells[:, -1]]
+    if all(e.float().mean() > 0.9 for e in edges):
+        raise UserError(f"{path} frame")
     parts = pieces(cells)
     parts = [part for part in parts if strength[part].max() > 0.4]
     size = max(map(longer, parts))

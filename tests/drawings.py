@@ -85,7 +85,7 @@ def connect(ax: Axes, x: float, layer: nn.Linear, label_at: float, gap: int) -> 
     """
     for end, weights in zip(column(layer.out_features), layer.weight, strict=True):
         for start, weight in zip(column(len(weights)), weights.tolist(), strict=True):
-            color = "tab:blue" if weight > 0 else "tab:red"
+            color = "tab:red" if weight > 0 else "tab:blue"
             line = {"arrowstyle": "-|>", "color": color, "shrinkA": 20, "shrinkB": gap}
             line["linewidth"] = 0.8 + 0.4 * abs(weight)
             ax.annotate("", (x + 1, end), (x, start), arrowprops=line)

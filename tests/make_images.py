@@ -29,7 +29,7 @@ MAX_SIZE = 150_000  # bytes
 # Verdict -> the flags of 03_train_mnist.py that bring it about.
 VERDICTS = {
     "good fit": "",
-    "underfitting": "--hidden-size 2 --epochs 20",
+    "underfitting": "--hidden-size 2",
     "still improving": "--learning-rate 0.00001",
     "overfitting": "--train-samples 100 --epochs 50",
     "severe overfitting": "--train-samples 5000 --epochs 60 --wrong-labels 0.2",

@@ -27,6 +27,7 @@ from documents import (
     anchors,
     blocks,
     commands,
+    lines_meant,
     section,
     with_right_line_links,
     without_code,
@@ -92,6 +93,14 @@ def test_links_to_code_lead_to_its_lines(name):
     text, missing = with_right_line_links(TEXTS[name])
     assert not missing, "\n".join(missing)
     assert text == TEXTS[name], "run: python tests/update_links.py"
+
+
+def test_a_label_says_which_line_is_meant():
+    source = "x = train()\ndef train():\n    loss.backward()\n# loss.backward() adds\n"
+    assert lines_meant("`train`", source) == [2]
+    assert lines_meant("`loss.backward()`", source) == [3]
+    assert lines_meant("`adds`", source) == [4]
+    assert lines_meant("`step`", source) == []
 
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: path.name)
