@@ -97,7 +97,8 @@ def find_ink(grey):
     paper = resize(light, grey.shape)
     ink = 1 - grey / paper.clamp(min=0.05)
     strongest = ink.flatten().sort().values[-max(1, ink.numel() // 5000)]
-    if strongest < max(LEAST_CONTRAST, 8 * ink.abs().median()):
+    weakest = ink.flatten().sort().values[max(0, ink.numel() // 5000 - 1)]
+    if strongest < max(LEAST_CONTRAST, -2 * weakest):
         return torch.zeros_like(ink), light
     ink = (ink / strongest - PAPER_SHARE) / (1 - PAPER_SHARE)
     return ink.clamp(0, 1), light

@@ -209,7 +209,10 @@ def _read_archive(path: Path) -> dict[str, bytes] | None:
                 # Not links; nor sparse files, which may claim any size to be read.
                 if match and member.isreg() and not member.issparse():
                     files[match[1]] = archive.extractfile(member).read()
-    except (gzip.BadGzipFile, zlib.error, EOFError, tarfile.TarError, ValueError):
+    except (gzip.BadGzipFile, zlib.error, EOFError):
+        return None
+    # Absurd numbers in a header, or headers for headers for headers.
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError):
         return None
     files = dict(sorted(files.items()))
     checksum = hashlib.sha256(b"".join(files.values())).hexdigest()

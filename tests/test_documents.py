@@ -92,7 +92,8 @@ def test_links_lead_somewhere(name):
 def test_links_to_code_lead_to_its_lines(name):
     text, missing = with_right_line_links(TEXTS[name])
     assert not missing, "\n".join(missing)
-    assert text == TEXTS[name], "run: python tests/update_links.py"
+    up_to_date = text == TEXTS[name]
+    assert up_to_date, "run: python tests/update_links.py"
 
 
 def test_a_label_says_which_line_is_meant():

@@ -393,6 +393,32 @@ def test_member_that_claims_more_than_there_is(claimed, genuine, path):
         load_recordings(path.parents[1])
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"size": "9" * 30},
+        {"size": "-1"},
+        {"GNU.sparse.size": "1", "GNU.sparse.map": "one,two"},
+        {"GNU.sparse.name": NAME, "GNU.sparse.realsize": "9" * 20},
+    ],
+    ids=str,
+)
+def test_absurd_numbers_in_a_header(headers, genuine, path):
+    absurd = packed(member(NAME, SOUND, pax_headers=headers))
+    path.write_bytes(absurd)
+    with pytest.raises(UserError, match="damaged"):
+        load_recordings(path.parents[1])
+
+
+def test_thousands_of_headers_for_one_member(genuine, path):
+    """tarfile reads a header that belongs to the next one by calling itself."""
+    header = member("././@LongLink", b"a", type=tarfile.GNUTYPE_LONGNAME)[0]
+    block = header.tobuf(tarfile.GNU_FORMAT) + b"a".ljust(512, b"\0")
+    path.write_bytes(gzip.compress(5_000 * block))
+    with pytest.raises(UserError, match="damaged"):
+        load_recordings(path.parents[1])
+
+
 def test_bomb_is_not_unpacked_beyond_the_limit(genuine, path, monkeypatch):
     """Even the right recordings are refused when they come with too much else."""
     monkeypatch.setattr(spoken_digits, "MAX_UNPACKED", 200_000)
