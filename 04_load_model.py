@@ -37,6 +37,7 @@ from dl_utils import (
     parse_settings,
     plot_confusion_matrix,
     plot_image_rows,
+    plot_predictions,
     print_image,
     print_section,
     print_wrapped,
@@ -277,54 +278,6 @@ def show_predictions(
     return worst
 
 
-def draw_predictions(
-    test_set: TensorDataset, probabilities: torch.Tensor, worst: torch.Tensor
-) -> None:
-    """Draw the first ten test images, and below them the most confident mistakes."""
-    images, labels = test_set.tensors
-    confidences, predictions = probabilities.max(dim=1)
-    captions, colors = [], []
-    rows = [torch.arange(10), worst[:10]]
-    for row in rows:
-        captions.append([])
-        colors.append([])
-        for i in row.tolist():
-            right = predictions[i] == labels[i]
-            answer, truth = (
-                test_set.classes[predictions[i]],
-                test_set.classes[labels[i]],
-            )
-            caption = f"{answer}\n{100 * confidences[i]:.1f}%"
-            captions[-1].append(caption if right else f"{caption}\nis {truth}")
-            colors[-1].append("tab:blue" if right else "tab:red")
-    plot_image_rows(
-        [images[row, 0] for row in rows],
-        captions,
-        f"What the network reads ({test_set.title}). Top: the first ten test images. "
-        "Bottom: its most confident mistakes",
-        PREDICTIONS_PATH,
-        colors,
-        note=test_set.axes,
-    )
-
-
-def draw_confusion_matrix(test_set: TensorDataset, predictions: torch.Tensor) -> None:
-    """Count how often each class (row) is taken for each class (column); draw it."""
-    labels, classes = test_set.tensors[1], test_set.classes
-    n = len(classes)
-    # Number the pairs of label and prediction, count them: [n * n] -> [n, n].
-    matrix = torch.bincount(n * labels + predictions, minlength=n * n).reshape(n, n)
-    mistakes = matrix - matrix.diag().diag()
-    label, prediction = divmod(mistakes.argmax().item(), n)
-    accuracy = 100 * matrix.diag().sum().item() / len(labels)
-    title = (
-        f"{accuracy:.2f}% right ({test_set.title}, {len(labels):,} test images).\n"
-        f"Most frequent mistake: {classes[label]} taken for {classes[prediction]}, "
-        f"{mistakes.max()} times"
-    )
-    plot_confusion_matrix(matrix, classes, title, CONFUSION_MATRIX_PATH)
-
-
 # ------------------------------------------------------------------------------
 # Looking inside
 # ------------------------------------------------------------------------------
@@ -384,10 +337,10 @@ def read_own(
     """Print what the network sees in your own picture or recording, and its answer."""
     trained_on = run.get("dataset", "")
     if trained_on and bool(sound_path) != (trained_on in RECORDINGS):
-        other = "spoken" if sound_path else "auto"
+        needed, flag = ("recordings", "spoken") if sound_path else ("images", "auto")
         raise UserError(
-            f"the network was trained on {trained_on}, so it cannot read this: "
-            f"run 03_train_mnist.py --dataset {other} first"
+            f"the network was trained on {trained_on}, and for this it must know "
+            f"{needed}: run 03_train_mnist.py --dataset {flag} first"
         )
     print_section("Your digit, as the network sees it")
     image = read_own_sound(sound_path) if sound_path else read_own_digit(image_path)
@@ -458,8 +411,8 @@ def main() -> None:
     # The outputs that stand for a class: all ten digits, but only six speakers.
     probabilities = predict(model, images, device)[:, : len(test_set.classes)]
     worst = show_predictions(probabilities, labels, test_set.classes)
-    draw_predictions(test_set, probabilities, worst)
-    draw_confusion_matrix(test_set, probabilities.argmax(dim=1))
+    plot_predictions(test_set, probabilities, worst, PREDICTIONS_PATH)
+    plot_confusion_matrix(test_set, probabilities.argmax(dim=1), CONFUSION_MATRIX_PATH)
 
     print_section("Looking inside")
     take_apart(model.cpu(), images[:1], test_set.classes)

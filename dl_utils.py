@@ -30,7 +30,11 @@ from backstage.files import (
 )
 from backstage.handwriting import read_own_digit
 from backstage.network_page import write_network_page
-from backstage.pictures import plot_confusion_matrix, plot_image_rows
+from backstage.pictures import (
+    plot_confusion_matrix,
+    plot_image_rows,
+    plot_predictions,
+)
 from backstage.settings import parse_settings
 from backstage.spoken_digits import read_own_sound
 from backstage.terminal import (
@@ -54,7 +58,8 @@ __all__ += ["read_own_digit", "read_own_sound"]
 __all__ += ["BadSettingError", "UserError", "parse_settings", "run_script"]
 __all__ += ["print_image", "print_section", "print_table", "print_wrapped", "wrap"]
 __all__ += ["atomic_path", "check_can_write", "save_figure"]
-__all__ += ["plot_confusion_matrix", "plot_image_rows", "write_network_page"]
+__all__ += ["plot_confusion_matrix", "plot_image_rows", "plot_predictions"]
+__all__ += ["write_network_page"]
 __all__ += ["describe_run", "find_run", "record_run"]
 __all__ += ["check_weights", "explain_file_errors"]
 
@@ -324,9 +329,7 @@ def diagnose_training(history: dict[str, list[float]]) -> Diagnosis:
     # Before the first epoch the network guesses: one image in ten is right.
     before = max([10.0, *val_acc[:-TREND_EPOCHS]])
     enough = max(IMPROVING_POINTS, IMPROVING_SHARE * (100 - before))
-    improving = (
-        min(val_acc[-TREND_EPOCHS:]) > before and val_acc[-1] >= before + enough
-    )
+    improving = min(val_acc[-TREND_EPOCHS:]) > before and val_acc[-1] >= before + enough
     gap = train_acc[-1] - val_acc[-1]
 
     unsteady = not learned and (rough or fell_back)

@@ -178,6 +178,8 @@ def crop_to_digit(path, ink):
         ]
     )
     t, b, l, r = box(ink > 0)
+    if (ink[t:b, l:r] > 0).float().mean() > 0.7 and 2 * (r - l) > b - t:
+        raise UserError(f"{path} solid")
     if r - l > 2 * (b - t):
         raise UserError(f"{path} wide")
     return ink[t:b, l:r]

@@ -5,6 +5,7 @@ import os
 import torch
 from matplotlib.figure import Figure
 
+from backstage.batches import ImageDataset
 from backstage.files import save_figure
 
 
@@ -51,21 +52,67 @@ def plot_image_rows(
     save_figure(figure, path)
 
 
-def plot_confusion_matrix(
-    matrix: torch.Tensor, classes: list[str], title: str, path: str | os.PathLike
+def plot_predictions(
+    test_set: ImageDataset,
+    probabilities: torch.Tensor,
+    worst: torch.Tensor,
+    path: str | os.PathLike,
 ) -> None:
-    """Draw how often each class (row) was taken for each class (column).
+    """Draw the first ten test images, and below them the most confident mistakes.
 
     Args:
-        matrix: counts, int64 [classes, classes].
-        classes: the name of each class.
-        title: what the picture shows.
+        test_set: images and labels.
+        probabilities: what the network says about each image, float32 [N, classes].
+        worst: positions of the mistakes, the most confident one first, int64 [M].
         path: the PNG file to write.
 
     Raises:
         UserError: the file cannot be written.
     """
+    images, labels = test_set.tensors
+    confidences, predictions = probabilities.max(dim=1)
+    rows = [range(min(10, len(images))), worst[:10].tolist()]
+
+    def caption(i: int) -> str:
+        text = f"{test_set.classes[predictions[i]]}\n{100 * confidences[i]:.1f}%"
+        right = predictions[i] == labels[i]
+        return text if right else f"{text}\nis {test_set.classes[labels[i]]}"
+
+    def color(i: int) -> str:
+        return "tab:blue" if predictions[i] == labels[i] else "tab:red"
+
+    plot_image_rows(
+        [images[list(row), 0] for row in rows],
+        [[caption(i) for i in row] for row in rows],
+        f"What the network reads ({test_set.title}). Top: the first ten test images. "
+        "Bottom: its most confident mistakes",
+        path,
+        [[color(i) for i in row] for row in rows],
+        note=test_set.axes,
+    )
+
+
+def plot_confusion_matrix(
+    test_set: ImageDataset, predictions: torch.Tensor, path: str | os.PathLike
+) -> None:
+    """Draw how often each class (row) was taken for each class (column).
+
+    Args:
+        test_set: images and labels.
+        predictions: the network's answer to each image, int64 [N].
+        path: the PNG file to write.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    labels, classes = test_set.tensors[1], test_set.classes
+    n = len(classes)
+    # Number the pairs of label and prediction, count them: [n * n] -> [n, n].
+    matrix = torch.bincount(n * labels + predictions, minlength=n * n).reshape(n, n)
     mistakes = matrix - matrix.diag().diag()
+    label, prediction = divmod(mistakes.argmax().item(), n)
+    accuracy = 100 * matrix.diag().sum().item() / len(labels)
+
     figure = Figure(figsize=(7.5, 7), layout="constrained")
     ax = figure.subplots()
     # Colour the mistakes only: the right answers would outshine them.
@@ -78,7 +125,12 @@ def plot_confusion_matrix(
                 "fontweight": "bold" if row == column else "normal",
             }
             ax.text(column, row, count or "", ha="center", va="center", **style)
-    ax.set_xticks(range(len(classes)), classes)
-    ax.set_yticks(range(len(classes)), classes)
-    ax.set(xlabel="Taken for", ylabel="Really is", title=title)
+    ax.set_xticks(range(n), classes)
+    ax.set_yticks(range(n), classes)
+    ax.set(xlabel="Taken for", ylabel="Really is")
+    ax.set_title(
+        f"{accuracy:.2f}% right ({test_set.title}, {len(labels):,} test images).\n"
+        f"Most frequent mistake: {classes[label]} taken for {classes[prediction]}, "
+        f"{mistakes.max()} times"
+    )
     save_figure(figure, path)

@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))  # started from tests/, Python would not look ther
 
 import dl_utils
 
-REPEATS = 5
+REPEATS = 3
 BATCH_SIZE = 64
 lesson_3 = load_script("03_train_mnist")
 

@@ -394,8 +394,19 @@ def test_a_rising_accuracy_is_still_improving_however_large_the_gap():
 
 def test_one_epoch_is_compared_with_guessing():
     assert verdict(history([0.27], [92.0], [0.15], [95.0])) == "still improving"
-    assert verdict(history([2.30], [10.0], [2.30], [10.49])) == "underfitting"
-    assert verdict(history([2.30], [10.0], [2.30], [10.5])) == "still improving"
+    enough = dl_utils.IMPROVING_SHARE * 90
+    assert verdict(history([2.3], [10], [2.3], [10 + enough])) == "still improving"
+    assert verdict(history([2.3], [10], [2.3], [9.99 + enough])) == "underfitting"
+
+
+@pytest.mark.parametrize("before", [0.0, 40.0, 60.0, 80.0, 90.0])
+def test_far_from_the_goal_more_than_half_a_point_must_be_gained(before):
+    enough = max(0.5, dl_utils.IMPROVING_SHARE * (100 - max(10.0, before)))
+    for gain, expected in ((enough + 0.001, True), (enough - 0.001, False)):
+        curves = flat(train_acc=before, val_acc=before)
+        curves["val_acc"][-2:] = [max(10.0, before) + gain] * 2
+        curves["train_acc"][-2:] = curves["val_acc"][-2:]
+        assert (verdict(curves) == "still improving") is expected
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])

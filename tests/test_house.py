@@ -160,7 +160,7 @@ def test_imports_stand_in_the_usual_order(name):
 # In a thread, as some servers and notebooks import; what PyTorch and Matplotlib do
 # themselves is not ours.
 IMPORT = """
-import os, signal, threading
+import os, signal, subprocess, sys, threading
 import matplotlib, torch, torch.utils.data, matplotlib.figure
 
 def state():
@@ -172,19 +172,20 @@ thread = threading.Thread(target=exec, args=("from dl_utils import *", globals()
 thread.start()
 thread.join()
 assert state() == before
+# Each of them takes a good part of a second, and no lesson needs it.
+assert not {"torchvision", "matplotlib.pyplot"} & sys.modules.keys()
 assert evaluate_model and parse_settings
 import matplotlib.pyplot as plt
 assert plt.get_backend() == "svg", plt.get_backend()
 plt.imshow([[0]])
 plt.show()
-import subprocess, sys
 show = [sys.executable, "-c", "import os; print(os.environ['MPLBACKEND'])"]
 assert subprocess.check_output(show, text=True).strip() == "svg"
 print("done")
 """
 
 
-def test_importing_dl_utils_changes_neither_signals_nor_environment_nor_pictures(
+def test_importing_dl_utils_changes_nothing_and_loads_only_what_is_needed(
     tmp_path,
 ):
     process = run_python(
@@ -192,11 +193,3 @@ def test_importing_dl_utils_changes_neither_signals_nor_environment_nor_pictures
         cwd=ROOT, data_dir=tmp_path, MPLBACKEND="svg",
     )  # fmt: skip
     assert (process.stdout, process.stderr) == ("done\n", "")
-
-
-def test_importing_dl_utils_does_not_load_what_no_lesson_needs(tmp_path):
-    # Each of them takes a good part of a second.
-    code = "import dl_utils, sys; print({'torchvision', 'matplotlib.pyplot'} & "
-    code += "set(sys.modules))"
-    process = run_python("-c", code, cwd=ROOT, data_dir=tmp_path)
-    assert process.stdout == "set()\n"

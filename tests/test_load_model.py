@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import backstage.datasets
+import backstage.pictures
 from conftest import (
     ROOT,
     assert_fits_the_console,
@@ -283,18 +284,19 @@ def test_the_most_confident_mistakes_come_first(script, capsys):
 
 
 def test_the_confusion_matrix_counts_labels_by_row(script, monkeypatch):
-    drawn = []
+    figures = []
     monkeypatch.setattr(
-        script, "plot_confusion_matrix", lambda *args: drawn.extend(args)
+        backstage.pictures, "save_figure", lambda figure, path: figures.append(figure)
     )
     labels = [3, 3, 3, *range(10)]
     predictions = torch.tensor([5, 5, 3, *range(10)])
-    script.draw_confusion_matrix(Digits(labels), predictions)
-    matrix, _, title, *_ = drawn
-    assert matrix[3].tolist() == [0, 0, 0, 2, 0, 2, 0, 0, 0, 0]
-    assert matrix.sum() == 13
-    assert "84.62% right" in title
-    assert "3 taken for 5, 2 times" in title
+    script.plot_confusion_matrix(Digits(labels), predictions, "confusion_matrix.png")
+    (ax,) = figures[0].axes
+    counts = {text.get_position(): int(text.get_text() or 0) for text in ax.texts}
+    assert [counts[column, 3] for column in range(10)] == [0, 0, 0, 2, 0, 2, 0, 0, 0, 0]
+    assert sum(counts.values()) == 13
+    assert "84.62% right" in ax.get_title()
+    assert "3 taken for 5, 2 times" in ax.get_title()
 
 
 def test_a_network_without_mistakes_can_be_shown(script, tmp_path, monkeypatch, capsys):
@@ -303,8 +305,9 @@ def test_a_network_without_mistakes_can_be_shown(script, tmp_path, monkeypatch, 
     probabilities = certain(list(range(10)))
     worst = script.show_predictions(probabilities, digits.tensors[1], digits.classes)
     assert worst.tolist() == []
-    script.draw_predictions(digits, probabilities, worst)
-    script.draw_confusion_matrix(digits, probabilities.argmax(dim=1))
+    script.plot_predictions(digits, probabilities, worst, "predictions.png")
+    predictions = probabilities.argmax(dim=1)
+    script.plot_confusion_matrix(digits, predictions, "confusion_matrix.png")
     assert "0 of 10 are wrong" in capsys.readouterr().out
 
 

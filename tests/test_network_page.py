@@ -1,6 +1,7 @@
 """The page that lesson 4 writes, in a real browser, without a network.
 
-python tests/test_network_page.py mnist_model.pth page.png   draws the README's picture
+PYTHONPATH=. python tests/test_network_page.py mnist_model.pth images/my_network.png
+draws the README's picture.
 """
 
 import base64
@@ -199,8 +200,11 @@ def test_it_reads_drawn_digits_and_as_lesson_4_reads_their_pictures(
     assert sum(same) >= 0.95 * DIGITS
 
 
-def test_a_finger_draws_and_does_not_scroll(visit, write):
+def test_a_finger_points_and_draws_without_scrolling(visit, write):
     page = visit(write()[0], width=400, has_touch=True, is_mobile=True)
+    page.locator(".neuron").nth(5).tap()
+    playwright.expect(page.locator("#question")).to_have_text("Neuron 6")
+    page.evaluate("scrollTo(0, 0)")
     sheet = page.locator("#draw").bounding_box()
     fingers = page.context.new_cdp_session(page)
     x = sheet["x"] + sheet["width"] / 2
@@ -218,8 +222,6 @@ def test_a_finger_draws_and_does_not_scroll(visit, write):
     assert page.inner_text("#prediction") != "Nothing yet"
     ink = page.evaluate("image")
     assert [y for y, row in enumerate(ink) if max(row)] == list(range(4, 24))
-    page.locator(".neuron").nth(5).tap()
-    playwright.expect(page.locator("#question")).to_have_text("Neuron 6")
 
 
 def test_the_image_is_made_like_those_of_mnist(visit, write):

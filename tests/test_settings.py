@@ -2,15 +2,13 @@
 
 import csv
 import os
-import subprocess
-import sys
 
 import pytest
 
 from backstage import files
 from backstage.settings import HYPERPARAMETERS, parse_settings
 from backstage.terminal import UserError
-from conftest import SCRIPTS, load_script, run_main, script_environment
+from conftest import ROOT, SCRIPTS, load_script, run_main, run_python
 
 WHOLE_NUMBERS = [
     "0", "-1", "2.5", "1e3", "nan", "inf", "", " ", "many", "0x10", "9" * 25, "1,000"
@@ -301,37 +299,41 @@ def test_equal_runs_both_stay(path):
 
 
 RECORD = """
-import sys
+import multiprocessing, sys
 from backstage.files import record_run
-print("ready", flush=True)
-sys.stdin.readline()
-for number in range(10):
-    record_run(sys.argv[1], {"process": sys.argv[2], "number": number})
+
+def record(path, process, all_ready):
+    all_ready.wait()
+    for number in range(10):
+        record_run(path, {"process": process, "number": number})
+
+if __name__ == "__main__":
+    # Forks need not load PyTorch again, where there are forks.
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
+    all_ready = context.Barrier(4)
+    processes = [
+        context.Process(target=record, args=(sys.argv[1], number, all_ready))
+        for number in range(4)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
 """
 
 
-def test_processes_that_record_at_the_same_time_lose_nothing(path, tmp_path):
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", RECORD, path, str(number)],
-            cwd=files.__file__.rsplit("backstage", 1)[0],
-            env=script_environment(tmp_path),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(4)
-    ]  # fmt: skip
-    for process in processes:  # all begin when the last one is ready
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert (process.returncode, errors) == (0, "")
-    found = sorted((row["process"], row["number"]) for row in rows(path))
+def test_processes_that_record_at_the_same_time_lose_nothing(tmp_path):
+    (tmp_path / "record.py").write_text(RECORD)
+    process = run_python(
+        "record.py", "runs.csv", cwd=tmp_path, data_dir=tmp_path, PYTHONPATH=str(ROOT)
+    )
+    assert (process.returncode, process.stderr) == (0, "")
+    recorded = rows(tmp_path / "runs.csv")
+    found = sorted((row["process"], row["number"]) for row in recorded)
     assert found == [(str(p), str(n)) for p in range(4) for n in range(10)]
-    assert os.listdir(tmp_path) == [path.name]
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 # ------------------------------------------------------------------------------
