@@ -258,7 +258,7 @@ HISTORY_KEYS = ("train_loss", "train_acc", "val_loss", "val_acc")
 # The thresholds below fit digit recognition, where a good network gets about 97 %.
 # Another task needs other numbers; the questions stay the same.
 GUESSING_LOSS = math.log(10)  # 2.303: the loss of giving each digit 10 % probability
-DIVERGED_LOSS = 10 * GUESSING_LOSS  # a training loss that no patience will repair
+DIVERGED_LOSS = 10 * GUESSING_LOSS  # a training loss that only huge weights can cause
 LEARNED_ACCURACY = 95.0  # percent of the training images: less has not learned them
 ROUGH_FALL = 2.0  # points that training accuracy lies below its own best
 ROUGH_RISE = 1.01  # the training loss rose: this times the epoch before, or more
@@ -332,8 +332,8 @@ def diagnose_training(history: dict[str, list[float]]) -> Diagnosis:
     improving = min(val_acc[-TREND_EPOCHS:]) > before and val_acc[-1] >= before + enough
     gap = train_acc[-1] - val_acc[-1]
 
-    unsteady = not learned and (rough or fell_back)
-    if not finite or train_loss[-1] > DIVERGED_LOSS or unsteady:
+    hopeless = max(train_loss) > DIVERGED_LOSS
+    if not finite or (not learned and (rough or fell_back or hopeless)):
         verdict = "learning rate too high"
     elif worse and train_acc[-1] > train_acc[best]:
         verdict = "severe overfitting"

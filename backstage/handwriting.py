@@ -158,7 +158,8 @@ def is_light_on_dark(grey: Tensor, small: Tensor, size: int) -> bool:
     for sign in (1, -1):  # ink darker than what is around it, lighter
         light = close(sign * wide, size)[size:-size, size:-size]
         ink = resize(light, grey.shape) - sign * grey
-        reach.append(grow(adaptive_max_pool2d(ink[None], small.shape)[0], size))
+        ink = adaptive_max_pool2d(ink[None], small.shape)[0]
+        reach.append(grow(pad(ink, [size] * 4), size))
     clear = torch.stack(reach).max() / 2
     return (reach[1] > clear).sum() > (reach[0] > clear).sum()
 

@@ -137,11 +137,14 @@ def _explain(error: BaseException) -> str | None:
         and "allocate" in str(error)
         and "memory" in str(error)
     ):
+        folder = Path(sys.argv[0]).resolve().parent
         ours = [
             frame
             for frame in traceback.extract_tb(error.__traceback__)
-            if Path(frame.filename).parent == Path(sys.argv[0]).resolve().parent
+            if Path(frame.filename).resolve().parent == folder
         ]
-        place = f" at line {ours[-1].lineno} of {Path(ours[-1].filename).name}"
-        return f"not enough memory{place if ours else ''}; use a smaller setting"
+        place = ""
+        if ours:
+            place = f" at line {ours[-1].lineno} of {Path(ours[-1].filename).name}"
+        return f"not enough memory{place}; use a smaller setting"
     return None

@@ -315,8 +315,8 @@ def test_help_shows_every_flag_with_its_default(train):
 
 
 def test_a_note_is_recorded_with_the_run_and_shown(train, tmp_path):
-    run = train(tmp_path, "--note", "no relu, ä")
-    assert training_runs(tmp_path)[0]["note"] == "no relu, ä"
+    run = train(tmp_path, "--note", "no relu, \u00e4")
+    assert training_runs(tmp_path)[0]["note"] == "no relu, \u00e4"
     assert "no relu, " in run.stdout
 
 
