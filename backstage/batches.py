@@ -17,6 +17,11 @@ class ImageDataset(TensorDataset):
         self.name, self.title, self.axes = data.name, data.title, data.axes
         self.classes = data.classes  # label 3 means classes[3]
 
+    def __getitem__(self, index) -> tuple[torch.Tensor, ...]:
+        if isinstance(index, torch.Tensor):  # a batch: twice as fast as tensor[index]
+            return tuple(tensor.index_select(0, index) for tensor in self.tensors)
+        return super().__getitem__(index)
+
 
 class BatchSampler(Sampler):
     """Yields the positions of each batch as a tensor, int64 [batch_size].

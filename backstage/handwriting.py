@@ -1,8 +1,8 @@
 """A photo or a drawing of one handwritten digit becomes an image like MNIST's.
 
 A network knows only images that were made in one way. MNIST's were made so: light ink
-on black, scaled into 20 x 20 pixels, and centred by mass in 28 x 28. A photo also has
-shadows, thin lines and a table around the paper, so first the ink has to be found.
+on black, scaled into 20 x 20 pixels, and centred by mass in 28 x 28. A photo may also
+show shadows, thin lines or a table around the paper, so the ink must be found first.
 
 All pictures here are float tensors [height, width], unless stated otherwise.
 """
@@ -19,27 +19,28 @@ from torch.nn.functional import adaptive_max_pool2d, interpolate, max_pool2d, pa
 
 from backstage.terminal import UserError
 
-# Lengths of the longer side, in pixels, to which a larger picture is scaled down: for
-# its lines, for the light on the paper, and to tell which lines belong together.
+# A larger picture is scaled down until its longer side has this many pixels: enough for
+# its lines; for the light on the paper; and to tell which lines belong together.
 PICTURE_SIZE, LIGHT_SIZE, MAP_SIZE = 560, 100, 140
 # The light is seen through a window, in shares of the picture's longer side. It must
 # be wider than a stroke, and narrower than a shadow. The second is for thick strokes.
 WINDOWS = (1 / 6, 1 / 3)
-# Light that changes by a factor of exp(0.35) = 1.4 within 2 % of the picture ends at a
-# sharp edge. The shadow of a hand has soft edges.
+# Light that changes by a factor of exp(0.35) = 1.4 within 2 % of the picture has a
+# sharp edge. The shadow of a hand has soft ones.
 SHARP_CHANGE = 0.35
 # Ink takes away a share of the paper's light. A picture without 0.2 anywhere is blank.
 LEAST_INK = 0.2
-# Less than this part of the strongest ink is paper: noise, ruled lines. A mark that
-# stays below the second part is no ink either: the rest of a shadow.
-FAINT_INK, WEAK_MARK = 0.35, 0.4
-# In parts of the digit's height: smaller marks are dust; smaller gaps are within a
-# digit; a second mark of that height is a second digit.
-DUST, GAP, SECOND_DIGIT = 0.12, 0.1, 0.6
-# Of the box around it, no digit in MNIST fills more, but a 1; and none is so much wider
-# than high. Measured: 1 in 500 fills more, 1 in 10,000 is wider.
-MOST_INK, WIDEST = 0.65, 2
-# Thinner strokes are widened to this part of the digit's longer side.
+# Less than this share of the darkest ink counts as paper: noise, ruled lines.
+PAPER_SHARE = 0.35
+# A mark that stays below this share of what is left is the rest of a shadow.
+WEAK_MARK = 0.4
+# Shares of the digit's height: smaller marks are dust; smaller gaps may be within a
+# digit; another mark at least that high is another digit.
+DUST, GAP, OTHER_DIGIT = 0.12, 0.1, 0.6
+# The ink's share of the box around it: of MNIST's digits other than 1, 3 in 1,000 have
+# more.
+MOST_INK = 0.65
+# Thinner strokes are widened to this share of the digit's longer side.
 STROKE = 0.09
 
 
@@ -87,8 +88,11 @@ def open_grey(path: str) -> Tensor:
         raise UserError(f"{path} has too many pixels: save it smaller") from None
     # All that Pillow raised for 26,000 damaged files of 30 formats.
     except (OSError, ValueError, SyntaxError, RuntimeError) as error:
-        message = f"{path} cannot be read ({error}): save it as PNG or JPEG"
-        raise UserError(message) from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{path} cannot be read ({reason}): "
+            "if other programs can open it, save it as PNG or JPEG"
+        ) from None
 
     if picture.mode != "RGBA":  # 16 bits and more per pixel
         values = np.nan_to_num(np.asarray(picture, np.float32), posinf=0).clip(0)
@@ -127,7 +131,7 @@ def find_ink(grey: Tensor) -> Tensor:
     brightest, darkest = ink.quantile(torch.tensor([0.0002, 0.9998])).tolist()
     if darkest < max(LEAST_INK, -2 * brightest):
         raise UserError("looks blank: draw one digit, large, dark on light")
-    return ((ink / darkest - FAINT_INK) / (1 - FAINT_INK)).clamp(0, 1)
+    return ((ink / darkest - PAPER_SHARE) / (1 - PAPER_SHARE)).clamp(0, 1)
 
 
 def resize(image: Tensor, shape: list[int]) -> Tensor:
@@ -189,11 +193,11 @@ def crop_to_digit(ink: Tensor) -> Tensor:
     gap = round(GAP * extent(digit)[0])
     marks = [mark & digit for mark in connected(grow(digit.float(), gap) > 0)]
     heights = [extent(mark)[0] for mark in marks]
-    similar = sum(height >= SECOND_DIGIT * max(heights) for height in heights)
+    similar = sum(height >= OTHER_DIGIT * max(heights) for height in heights)
     border = torch.cat([digit[0], digit[-1], digit[:, 0], digit[:, -1]])
-    if len(marks) > 1 and border.any():
+    if border.float().mean() > 0.9 or (len(marks) > 1 and border.any()):
         raise UserError(
-            "shows several marks, one of them at the edge of the picture: "
+            "shows something at its edge that is no part of a digit: "
             "let it show only the digit and paper around it"
         )
     if similar > 1:
@@ -203,17 +207,11 @@ def crop_to_digit(ink: Tensor) -> Tensor:
     ink = ink * digit[: ink.shape[0], : ink.shape[1]]
     rows, columns = ink.nonzero(as_tuple=True)
     ink = ink[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-    height, width = ink.shape
     filled = (ink > 0).float().mean()
-    if filled > MOST_INK and width > height / 2:
+    if filled > MOST_INK and ink.shape[1] > ink.shape[0] / 2:
         raise UserError(
             f"shows ink that fills {100 * filled:.0f}% of the box around it, too much "
-            "for a digit: draw one with thin lines, on paper that fills the picture"
-        )
-    if width > WIDEST * height:
-        raise UserError(
-            f"shows ink {width / height:.1f} times as wide as high: "
-            "draw one digit, upright"
+            "for a digit: let it show only thin lines and paper around them"
         )
     return ink
 

@@ -94,7 +94,7 @@ CLAIMS = [
     ("2: {}% | 128", VERDICT_RUNS["underfitting"][0], [("val_acc", 10)]),
     ("128: {}% | 512: {}%", Run("--hidden-size 512"), [None, VAL]),
     ("| 1: {}% | 5", DIRTY, [("val_acc", 1)]),
-    ("8: {}%, at six", experiment(3), [VAL]),
+    ("8: {}%, at five", experiment(3), [VAL]),
     ("64: {}% | 8,192", Run(), [("val_acc", 2)]),
     ("8,192: {}%, only", Run("--batch-size 8192"), [("val_acc", 2)]),
     # Sound
