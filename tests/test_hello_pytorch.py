@@ -276,7 +276,7 @@ def test_overshooting_grows_as_the_guide_says(script, capsys):
     script.fit_line(100, 1.1, "cpu")
     rows = re.findall(r"^ +\d+ +([\d.e+]+) ", capsys.readouterr().out, re.M)
     losses = [float(loss) for loss in rows]
-    (factor,) = re.findall(r"by about a factor of (\d+) each", GUIDE)
+    (factor,) = re.findall(r"by a factor of about (\d+) from", GUIDE)
     for before, now in itertools.pairwise(losses[1:]):
         assert now / before == pytest.approx(float(factor), rel=0.1)
 

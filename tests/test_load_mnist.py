@@ -279,5 +279,5 @@ def test_the_figures_that_only_the_pictures_show(script, real_mnist):
     _, per_class = script.measure_baseline(data.test_images, data.test_labels, averages)
     white = 100 * histogram[0].item() / histogram.sum().item()
     assert f"*Pixels.* {white:.0f}% are exactly 0" in GUIDE
-    words = f"right for {per_class[1]:.0f}% of the 1s, but for only {per_class[5]:.0f}%"
+    words = f"right for {per_class[1]:.0f}% of the 1s, and for only {per_class[5]:.0f}%"
     assert words in " ".join(GUIDE.split())
