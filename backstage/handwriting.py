@@ -19,8 +19,8 @@ from torch.nn.functional import adaptive_max_pool2d, interpolate, max_pool2d, pa
 
 from backstage.terminal import UserError
 
-# A larger picture is scaled down until its longer side has this many pixels: enough for
-# its lines; for the light on the paper; and to tell which lines belong together.
+# Each picture is scaled until its longer side has this many pixels: enough for a digit.
+# Fewer show the light on the paper, and tell which lines belong together.
 PICTURE_SIZE, LIGHT_SIZE, MAP_SIZE = 560, 100, 140
 # The light is seen through a window, in shares of the picture's longer side. It must
 # be wider than a stroke, and narrower than a shadow. The second is for thick strokes.
@@ -36,7 +36,7 @@ PAPER_SHARE = 0.35
 WEAK_MARK = 0.4
 # Shares of the digit's height: smaller marks are dust; smaller gaps may be within a
 # digit; another mark at least that high is another digit.
-DUST, GAP, OTHER_DIGIT = 0.12, 0.1, 0.6
+DUST, GAP, OTHER_DIGIT = 0.12, 0.1, 0.7
 # The ink's share of the box around it: of MNIST's digits other than 1, 3 in 1,000 have
 # more.
 MOST_INK = 0.65
@@ -75,10 +75,11 @@ def open_grey(path: str) -> Tensor:
             raise UserError(f"there is no picture {path}")
         if not Path(path).is_file():  # a pipe or a device may have no end
             raise UserError(f"{path} is a folder or a device: name a picture's file")
-        with warnings.catch_warnings(), Image.open(path) as file:
+        with warnings.catch_warnings():
             # Pillow warns of what is odd or very large; it is read all the same.
             warnings.simplefilter("ignore")
-            picture = ImageOps.exif_transpose(file)  # photos may be stored turned
+            with Image.open(path) as file:
+                picture = ImageOps.exif_transpose(file)  # photos may be stored turned
             if not picture.mode.startswith(("I", "F")):
                 picture = picture.convert("RGBA")
     except UnidentifiedImageError:
@@ -98,7 +99,7 @@ def open_grey(path: str) -> Tensor:
         values = np.nan_to_num(np.asarray(picture, np.float32), posinf=0).clip(0)
         values = 255 * values / max(1, values.max())
         picture = Image.fromarray(values.astype(np.uint8)).convert("RGBA")
-    picture.thumbnail((PICTURE_SIZE, PICTURE_SIZE))
+    picture = ImageOps.contain(picture, (PICTURE_SIZE, PICTURE_SIZE))
     # Transparent parts show white paper.
     paper = Image.new("RGBA", picture.size, "white")
     grey = Image.alpha_composite(paper, picture).convert("L")
@@ -111,10 +112,10 @@ def find_ink(grey: Tensor) -> Tensor:
     Raises:
         UserError: the light on the paper has a sharp edge, or there is no ink.
     """
-    scale = min(1, LIGHT_SIZE / max(grey.shape))
-    small = resize(grey, [max(1, round(scale * n)) for n in grey.shape])
+    scale = LIGHT_SIZE / PICTURE_SIZE
+    small = resize(grey, [math.ceil(scale * n) for n in grey.shape])
     for window in WINDOWS:
-        size = math.ceil(window * max(small.shape))
+        size = round(window * LIGHT_SIZE)
         if is_light_on_dark(grey, small, size):
             small, grey = 1 - small, 1 - grey
         light = close(small, size)
@@ -125,7 +126,8 @@ def find_ink(grey: Tensor) -> Tensor:
             "shows a sharp edge between a bright and a dark area, as of paper on a "
             "table or of a blot: let it show only the digit and paper around it"
         )
-    ink = 1 - grey / resize(light, grey.shape).clamp(min=0.05)
+    light = resize(light, grey.shape)
+    ink = (light - grey) / light.clamp(min=0.05)
     # Noise makes pixels darker and brighter than the paper, ink only darker. A few
     # pixels in 10,000 are not looked at: they may be anything.
     brightest, darkest = ink.quantile(torch.tensor([0.0002, 0.9998])).tolist()
@@ -182,7 +184,7 @@ def crop_to_digit(ink: Tensor) -> Tensor:
         UserError: the ink is something else than one digit.
     """
     # On a map with cells of several pixels, noisy strokes hold together.
-    cell = math.ceil(max(ink.shape) / MAP_SIZE)
+    cell = PICTURE_SIZE // MAP_SIZE
     cells = max_pool2d(ink[None], cell, ceil_mode=True)[0]
     marks = [mark for mark in connected(cells > 0) if cells[mark].max() > WEAK_MARK]
     longest = max(max(extent(mark)) for mark in marks)
@@ -190,7 +192,8 @@ def crop_to_digit(ink: Tensor) -> Tensor:
     digit = torch.stack(marks).any(dim=0)
 
     # Join what is close together: a 5 may have been written in two strokes.
-    gap = round(GAP * extent(digit)[0])
+    tallest = max(extent(mark)[0] for mark in marks)
+    gap = round(GAP * min(extent(digit)[0], 2 * tallest))
     marks = [mark & digit for mark in connected(grow(digit.float(), gap) > 0)]
     heights = [extent(mark)[0] for mark in marks]
     similar = sum(height >= OTHER_DIGIT * max(heights) for height in heights)
@@ -219,10 +222,16 @@ def crop_to_digit(ink: Tensor) -> Tensor:
 def connected(mask: Tensor) -> list[Tensor]:
     """Split a mask, bool [height, width], into its connected parts, masks as well."""
     # Give each cell a number of its own; then the highest number spreads in each part.
-    labels = torch.arange(1.0, mask.numel() + 1).view(mask.shape) * mask
-    while not labels.equal(spread := grow(labels, 3) * mask):
+    # The margin keeps numbers from rolling over to the opposite side.
+    mask = pad(mask, [1] * 4)
+    labels, spread = None, torch.arange(1.0, mask.numel() + 1).view(mask.shape) * mask
+    while labels is None or not labels.equal(spread):
         labels = spread
-    return [labels == label for label in labels.unique() if label]
+        for axis in (0, 1):
+            sides = torch.maximum(spread.roll(1, axis), spread.roll(-1, axis))
+            spread = torch.maximum(spread, sides)
+        spread = spread * mask
+    return [(labels == label)[1:-1, 1:-1] for label in labels.unique() if label]
 
 
 def extent(mask: Tensor) -> list[int]:
