@@ -415,8 +415,9 @@ def main() -> None:
     plot_confusion_matrix(test_set, probabilities.argmax(dim=1), CONFUSION_MATRIX_PATH)
 
     print_section("Looking inside")
-    take_apart(model.cpu(), images[:1], test_set.classes)
-    draw_what_it_learned(model.cpu(), test_set)
+    model.cpu()
+    take_apart(model, images[:1], test_set.classes)
+    draw_what_it_learned(model, test_set)
     # The page rebuilds SimpleNN once more, in a dozen lines of JavaScript.
     if test_set.name in RECORDINGS:
         print(f"No {PAGE_PATH}: you can draw a digit, but not a recording.")

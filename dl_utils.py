@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from backstage.batches import ImageDataset, make_loader
-from backstage.datasets import DATASETS, RECORDINGS, RawData, class_names, load_raw_data
+from backstage.datasets import DATASETS, RECORDINGS, RawData, load_raw_data
 from backstage.files import (
     atomic_path,
     check_can_write,
@@ -30,13 +30,9 @@ from backstage.files import (
 )
 from backstage.handwriting import read_own_digit
 from backstage.network_page import write_network_page
-from backstage.pictures import (
-    plot_confusion_matrix,
-    plot_image_rows,
-    plot_predictions,
-)
+from backstage.pictures import plot_confusion_matrix, plot_image_rows, plot_predictions
 from backstage.settings import parse_settings
-from backstage.spoken_digits import read_own_sound
+from backstage.spoken_digits import class_names, read_own_sound
 from backstage.terminal import (
     BadSettingError,
     UserError,

@@ -34,12 +34,14 @@ class BatchSampler(Sampler):
         self.size, self.batch_size = size, batch_size
         # The order has a random generator of its own: whatever else draws random
         # numbers (one more layer, Dropout), the images still come in the same order.
-        self.shuffle = shuffle_seed is not None
-        self.generator = torch.Generator().manual_seed(shuffle_seed or 0)
+        self.generator = None
+        if shuffle_seed is not None:
+            self.generator = torch.Generator().manual_seed(shuffle_seed)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        positions = torch.arange(self.size)
-        if self.shuffle:
+        if self.generator is None:
+            positions = torch.arange(self.size)
+        else:
             positions = torch.randperm(self.size, generator=self.generator)
         return iter(positions.split(self.batch_size))
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from backstage.mnist import load_mnist
-from backstage.spoken_digits import VOICES, load_spoken
+from backstage.spoken_digits import class_names, load_spoken
 from backstage.synthetic_digits import load_synthetic
 from backstage.terminal import UserError, print_wrapped
 
@@ -16,13 +16,12 @@ DATA_DIR = Path(
     or Path(__file__).resolve().parents[1] / "data"
 )
 
-HANDWRITING = ("auto", "mnist", "synthetic")
 RECORDINGS = {  # name -> what it holds
     "spoken": "recordings of digits",
     "speakers": "recordings of speakers",
     "new-voices": "recordings of new voices",
 }
-DATASETS = (*HANDWRITING, *RECORDINGS)
+DATASETS = ("auto", "mnist", "synthetic", *RECORDINGS)
 
 VALIDATION_SIZE = 5_000  # of the 60,000 training images of handwriting
 SPLIT_SEED = 0  # the same 5,000 in every script and every run
@@ -43,11 +42,6 @@ class RawData(NamedTuple):
     test_labels: torch.Tensor  # int64 [M]
     order: torch.Tensor  # positions of the training images, int64 [N]
     val_size: int  # the last ones in that order are for validation
-
-
-def class_names(dataset: str) -> list[str]:
-    """Return the name of each class: label 3 means class_names(dataset)[3]."""
-    return VOICES if dataset == "speakers" else [str(digit) for digit in range(10)]
 
 
 def load_raw_data(dataset: str = "auto") -> RawData:
@@ -104,7 +98,7 @@ def _recordings(name: str) -> RawData:
         "recording",
         "0 silence, 255 loudest",
         "Each image: time to the right (1 s), frequency upwards (50 to 4,000 Hz)",
-        class_names(name),
+        sound.classes,
         torch.cat([sound.train_images, sound.val_images]),
         torch.cat([sound.train_labels, sound.val_labels]),
         sound.test_images,

@@ -149,8 +149,12 @@ def load_spoken(
         labels = [VOICES.index(r.voice) if by_voice else r.digit for r in chosen]
         tensors[f"{part}_images"] = torch.stack([to_image(r.samples) for r in chosen])
         tensors[f"{part}_labels"] = torch.tensor(labels)
-    classes = VOICES if by_voice else [str(digit) for digit in range(10)]
-    return SoundData(list(classes), **tensors)
+    return SoundData(class_names(name), **tensors)
+
+
+def class_names(dataset: str) -> list[str]:
+    """Return the name of each class: label 3 means class_names(dataset)[3]."""
+    return list(VOICES) if dataset == "speakers" else list("0123456789")
 
 
 def load_recordings(data_dir: Path) -> list[Recording]:
