@@ -67,6 +67,7 @@ def show_versions() -> None:
 
 def what_a_tensor_is() -> None:
     print_section("What a tensor is")
+    # See ML_CONCEPTS_EXPLAINED.md#tensors
     print_wrapped(
         "A tensor is a block of numbers of one type. Its shape lists its sizes: none "
         "for a scalar, one for a vector, two (rows, columns) for a matrix."
@@ -226,12 +227,14 @@ def gradients() -> None:
     # A loss says how wrong a model is. To lower it, we must know how it changes when a
     # weight grows a little: the gradient. requires_grad=True makes PyTorch record what
     # is computed with this tensor. Whole numbers cannot grow a little: floats only.
+    # See ML_CONCEPTS_EXPLAINED.md#gradients
     weight = torch.tensor(1.0, requires_grad=True)
     loss = squared_error(weight)
     print(f"{weight = }")
     # grad_fn is the record: the last operation, with links to the ones before it.
     print(f"{loss = }")
     # backward() goes through the record from the end and puts the result into .grad.
+    # See ML_CONCEPTS_EXPLAINED.md#backpropagation
     loss.backward()
     print(f"{weight.grad = }  (after loss.backward())")
     print("Positive: the loss rises with the weight, so the weight should shrink.")
@@ -262,6 +265,7 @@ def show_device() -> str:
     print(f"{device = }")
     # Tensors that meet in an operation must be on the same device, so lesson 3 moves
     # the network once and every batch of images. On a CPU, .to("cpu") does nothing.
+    # See ML_CONCEPTS_EXPLAINED.md#device
     print(f"{torch.ones(2).to(device).device = }")
     return device
 
@@ -352,8 +356,10 @@ def fit_line(epochs: int, learning_rate: float, device: str) -> None:
     # One input, one output: model(x) = weight * x + bias. It starts as a random line.
     model = nn.Linear(1, 1).to(device)
     # Mean squared error: the mean of (prediction - y) ** 2 over all points.
+    # See ML_CONCEPTS_EXPLAINED.md#loss-functions
     criterion = nn.MSELoss()
     # SGD, the simplest optimizer: weight = weight - learning_rate * gradient.
+    # See ML_CONCEPTS_EXPLAINED.md#optimizers
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
 
     print(f"100 points near y = {true_slope} * x + {true_intercept}. Find that line:")

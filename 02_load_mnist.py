@@ -259,6 +259,7 @@ def main() -> None:
         )
     # Normalization: subtract the mean, divide by the standard deviation. Networks
     # learn fastest from numbers around 0 with a spread of about 1.
+    # See ML_CONCEPTS_EXPLAINED.md#normalization
     batch = normalize(images[:64])
     print("64 images (a batch) normalized with them, as a network gets them:")
     print(f"{list(batch.shape)}, {batch.dtype}, {batch.min():.2f} to {batch.max():.2f}")
@@ -292,6 +293,7 @@ def main() -> None:
     # Are we allowed to look at the test set so early? Whoever tries ten settings and
     # keeps the best one on the test set has fitted it by hand. But this baseline has
     # no setting to choose, so looking once chooses nothing.
+    # See ML_CONCEPTS_EXPLAINED.md#accuracy-and-confusion-matrix
     accuracy, per_class = measure_baseline(data.test_images, data.test_labels, averages)
     largest = counts.argmax()
     share = 100 * (data.test_labels == largest).double().mean()

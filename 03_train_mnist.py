@@ -34,6 +34,7 @@ from dl_utils import (
 
 # ------------------------------------------------------------------------------
 # Hyperparameters: what you choose before training; the network cannot learn them.
+# See ML_CONCEPTS_EXPLAINED.md#hyperparameters
 # ------------------------------------------------------------------------------
 
 # Passes over the training images. Fewer: not finished learning. Many more: the
@@ -82,14 +83,18 @@ class SimpleNN(nn.Module):
     """A network with one hidden layer: 784 pixels -> 128 neurons -> 10 logits."""
 
     def __init__(self, hidden_size: int = HIDDEN_SIZE) -> None:
+        # Sets up the list of layers that each self.name = ... below is entered in.
+        # See ML_CONCEPTS_EXPLAINED.md#nnmodule
         super().__init__()
         # A linear layer takes a list of numbers, not a picture: 28 x 28 = 784.
         self.flatten = nn.Flatten()
         # Every neuron weighs all 784 pixels and adds a bias. The weights start as
         # small random numbers: if all were equal, all neurons would learn the same.
+        # See ML_CONCEPTS_EXPLAINED.md#weight-initialisation
         self.fc1 = nn.Linear(784, hidden_size)
         # ReLU(x) = max(0, x). Without a bend between them, two linear layers could do
         # no more than one.
+        # See ML_CONCEPTS_EXPLAINED.md#activation-functions
         self.relu = nn.ReLU()
         self.fc2 = nn.Linear(hidden_size, 10)  # one output per digit
 
@@ -100,6 +105,7 @@ class SimpleNN(nn.Module):
         logits = self.fc2(x)  # [64, 128] -> [64, 10]
         # Logits are scores: any number, the largest one wins. No softmax here, because
         # CrossEntropyLoss contains it; and no ReLU, because scores may be negative.
+        # See ML_CONCEPTS_EXPLAINED.md#logits-and-softmax
         return logits
 
 
@@ -115,6 +121,8 @@ def train_epoch(
     Each batch is counted with the weights of that moment. They get better during the
     epoch, so these averages lag behind: in the first epoch, training accuracy is even
     lower than validation accuracy, which is measured at its end.
+
+    See ML_CONCEPTS_EXPLAINED.md#forward--backward-pass
     """
     model.train()  # for layers that behave differently in training, such as Dropout
     # Sums stay on the device: for each number fetched (.item()), Python has to wait
@@ -164,9 +172,11 @@ def train(
     # CrossEntropyLoss turns logits into probabilities (softmax) and takes the negative
     # logarithm of the one given to the right digit: 0 if it was certain and right. It
     # returns the mean over the batch.
+    # See ML_CONCEPTS_EXPLAINED.md#loss-functions
     criterion = nn.CrossEntropyLoss()
     # Adam adapts the step size for every weight. fused=True updates all weights in one
     # operation instead of several per layer: the same steps in less time.
+    # See ML_CONCEPTS_EXPLAINED.md#optimizers
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
 
     history = {"train_loss": [], "train_acc": [], "val_loss": [], "val_acc": []}
@@ -237,8 +247,10 @@ def main() -> None:
         note=NOTE,
     )
     check_can_write(MODEL_PATH, HISTORY_PLOT_PATH, RUNS_PATH)
-    # All random numbers follow from the seed. Same machine, same versions, same seed:
-    # the same weights bit for bit. Another processor or version rounds differently.
+    # All random numbers follow from the seed. On a CPU, the same machine, versions and
+    # seed give the same weights bit for bit. Another processor or version rounds
+    # differently.
+    # See ML_CONCEPTS_EXPLAINED.md#randomness-and-seeds
     torch.manual_seed(settings.seed)
     device = get_device()
 
@@ -275,6 +287,7 @@ def main() -> None:
     )
 
     print_section("Verdict")
+    # See ML_CONCEPTS_EXPLAINED.md#overfitting--underfitting
     diagnosis = diagnose_training(history)
     print(diagnosis)
     plot_training_history(history, HISTORY_PLOT_PATH, train_set.title)
@@ -291,6 +304,7 @@ def main() -> None:
         # with the best test result, and you have fitted the test set by hand: its
         # accuracy no longer says how the network does on new images. Choose by
         # validation accuracy instead.
+        # See ML_CONCEPTS_EXPLAINED.md#train-validation-and-test-split
         print_section("Test")
         _, test_acc = evaluate_model(model, test_loader, device)
         print(f"Test Accuracy: {test_acc:.2f}%")

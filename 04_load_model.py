@@ -110,6 +110,7 @@ def load_model(path: str, hidden_size: int, device: str) -> SimpleNN:
         # map_location: weights saved on a GPU can be loaded where there is none.
         # weights_only: refuse what could run code; see "Two ways of saving" below. It
         # is the default since PyTorch 2.6, and written out to be seen.
+        # See ML_CONCEPTS_EXPLAINED.md#state_dict-and-safe-loading
         state_dict = torch.load(path, map_location=device, weights_only=True)
     check_weights(path, state_dict, model)
     # Then the weights, each to the layer of its name.
@@ -124,6 +125,7 @@ def predict(model: nn.Module, images: torch.Tensor, device: str) -> torch.Tensor
         logits = model(images.to(device))
     # Softmax turns logits into positive numbers that add up to 1. They are called
     # confidence, but a network can be confidently wrong.
+    # See ML_CONCEPTS_EXPLAINED.md#logits-and-softmax
     return logits.softmax(dim=1).cpu()
 
 
@@ -174,6 +176,7 @@ def compare_ways_of_saving(model: nn.Module) -> None:
 def compare_modes() -> None:
     # Dropout sets each number to 0 with probability p, at random, and only while
     # training; what is left is multiplied by 1 / (1 - p): on average, the sum stays.
+    # See ML_CONCEPTS_EXPLAINED.md#train-and-eval-mode
     dropout = nn.Dropout(p=0.5)
     weights = torch.ones(8, requires_grad=True)
     print("Eight weights of 1 times an input of 1, through Dropout(p=0.5):")
@@ -197,6 +200,7 @@ def compare_modes() -> None:
 def show_size_mismatch(state_dict: dict[str, torch.Tensor], hidden_size: int) -> None:
     other_size = 2 * hidden_size
     print(f"SimpleNN(hidden_size={other_size}).load_state_dict(weights) raises:\n")
+    # See ML_CONCEPTS_EXPLAINED.md#error-messages
     try:
         SimpleNN(other_size).load_state_dict(state_dict)
     except RuntimeError as error:
@@ -222,6 +226,7 @@ def show_silent_mismatches(
     _, tanh = evaluate_model(forgetful_model, test_loader, device)
 
     # Back to pixels from 0 to 1: what you get when you forget to normalize.
+    # See ML_CONCEPTS_EXPLAINED.md#normalization
     images, labels = test_loader.dataset.tensors
     pixels = images * MNIST_STD + MNIST_MEAN
     pixel_loader = DataLoader(TensorDataset(pixels, labels), batch_size=1000)
@@ -347,6 +352,7 @@ def read_own(
     print_image(image)
     classes = class_names(trained_on)
     # [28, 28] -> [1, 28, 28]: a network takes batches, even of one.
+    # See ML_CONCEPTS_EXPLAINED.md#tensors
     (probabilities,) = predict(model, normalize(image[None]), device)
     probabilities = probabilities[: len(classes)]
     confidence, label = probabilities.max(dim=0)

@@ -104,6 +104,7 @@ class TanhNN(nn.Sequential):
             nn.Flatten(),  # [N, 1, 28, 28] -> [N, 784]
             nn.Linear(784, 128),  # -> [N, 128]
             # Far from 0, Tanh is almost flat: gradients get small and learning slow.
+            # See ML_CONCEPTS_EXPLAINED.md#vanishing-gradients
             nn.Tanh(),
             nn.Linear(128, 10),  # -> [N, 10]
         )
@@ -111,6 +112,7 @@ class TanhNN(nn.Sequential):
 
 # Name -> how to build a new network. To add your own, add one line; "lambda:" because
 # every seed needs a new network. Those below are ready to try: remove the "# ".
+# See ML_CONCEPTS_EXPLAINED.md#model-capacity
 ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "TwoLayerNN": TwoLayerNN,
     "ThreeLayerNN": ThreeLayerNN,
@@ -213,6 +215,7 @@ def run_experiment(
     val_acc, seconds, models = [], [], []
     for seed in range(settings.seeds):
         # The seed decides the weights to start from, and the order of the images.
+        # See ML_CONCEPTS_EXPLAINED.md#randomness-and-seeds
         torch.manual_seed(seed)
         train_loader = make_loader(train_set, settings.batch_size, shuffle_seed=seed)
         model = build().to(device)

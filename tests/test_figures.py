@@ -437,20 +437,25 @@ def test_how_well_a_stranger_is_understood(voice, understood):
     assert measured == pytest.approx(mean, abs=6)
 
 
-def test_voices_count_for_more_than_recordings(understood):
+@pytest.mark.parametrize(
+    ("row", "number_of_voices", "count"),
+    [
+        ("| four voices | 2,000 |", 4, 2000),
+        ("| four voices | 1,000 |", 4, 1000),
+        ("| two voices, all six pairs | 1,000 |", 2, 1000),
+        ("| four voices | 500 |", 4, 500),
+        ("| one voice, each of the four | 500 |", 1, 500),
+    ],
+)
+def test_voices_count_for_more_than_recordings(
+    row, number_of_voices, count, understood
+):
     strangers = (spoken_digits.NEW_VOICE_VALIDATION, spoken_digits.NEW_VOICE_TEST)
     others = tuple(v for v in VOICES if v not in strangers)
-
-    def mean(number_of_voices):
-        results = [
-            understood(voices, strangers)
-            for voices in itertools.combinations(others, number_of_voices)
-        ]
-        return torch.tensor(results).mean(dim=0).tolist()
-
-    (two,) = stated(GUIDE, "two voices had {}% and {}%")
-    (one,) = stated(GUIDE, "recordings, had {}% and {}%")
-    (four,) = stated(GUIDE, "of four voices had {}% and {}%")
-    assert mean(2) == pytest.approx(two, abs=4)
-    assert mean(1) == pytest.approx(one, abs=4)
-    assert understood(others, strangers, 500) == pytest.approx(four, abs=5)
+    results = [
+        understood(voices, strangers, count)
+        for voices in itertools.combinations(others, number_of_voices)
+    ]
+    measured = torch.tensor(results).mean(dim=0).tolist()
+    (expected,) = stated(GUIDE, row + " {}% | {}% |")
+    assert measured == pytest.approx(expected, abs=5)
