@@ -391,8 +391,8 @@ def fit_line(epochs: int, learning_rate: float, device: str) -> None:
     else:
         print_wrapped(
             "Diverged: the loss grew instead of falling. Every step overshot the best "
-            "line by more than it corrected, until the numbers were useless (inf: "
-            "too large; nan: not a number). Divide the learning rate by 10."
+            "line by more than it corrected. (In the end numbers become inf, too "
+            "large, or nan, not a number.) Divide the learning rate by 10."
         )
 
 

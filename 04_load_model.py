@@ -159,8 +159,8 @@ def compare_ways_of_saving(model: nn.Module) -> None:
     pickle.loads(pickle.dumps(Surprise()))
     print_wrapped(
         "It could as well have deleted your files. With weights_only=True, torch.load "
-        "accepts only tensors, numbers, text and plain containers, and calls nothing "
-        "that the file names:"
+        "accepts only tensors, numbers, text and plain containers, and calls only the "
+        "few functions that rebuild these:"
     )
     model_file.seek(0)
     try:

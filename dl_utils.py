@@ -276,9 +276,9 @@ ADVICE = {
     "still improving": "Train for more epochs, or raise the learning rate.",
     "overfitting": "Use more, or more varied, training data. Dropout helps a little.",
     "underfitting": "First test the code: --hidden-size 128 --train-samples 100 "
-    "--epochs 100 must end at 100% in training. If it does not, look for a mistake in "
-    "the five steps. If it does, use a larger hidden layer, and see that forward() has "
-    "its ReLU.",
+    "--epochs 100 must end at 100% in training. If it does not, try a larger learning "
+    "rate, then look for a mistake in the five steps. If it does, use a larger hidden "
+    "layer, and see that forward() has its ReLU.",
     "good fit": "Change one hyperparameter and see whether validation accuracy rises.",
 }
 

@@ -1,4 +1,4 @@
-"""The command line: every constant at the top of a script is also a flag."""
+"""The command line: constants that a script passes to parse_settings are also flags."""
 
 import argparse
 import math

@@ -46,7 +46,7 @@ VALIDATION_INDICES = range(5, 10)
 ORDER_SEED = 0  # the same order in every script and every run
 
 # Two strangers who differ, though both have a German accent: a SimpleNN trained on the
-# four other voices understands one 88 % of the time and the other 60 % (means of five
+# four other voices understands one 88 % of the time and the other 62 % (means of six
 # seeds). So one stranger does not speak for another.
 NEW_VOICE_VALIDATION = "yweweler"
 NEW_VOICE_TEST = "lucas"

@@ -112,6 +112,17 @@ def test_scripts_point_to_concepts(name):
     assert source.count("ML_CONCEPTS_EXPLAINED") == len(concepts)
 
 
+def test_the_two_forward_passes_are_those_of_the_page_and_of_lesson_4():
+    text = section(GUIDE, "Lesson 4: Load a model")
+    page = (ROOT / "backstage" / "network_page.html").read_text(encoding="utf-8")
+    lesson = (ROOT / "04_load_model.py").read_text(encoding="utf-8")
+    (javascript,) = blocks(text, "js")
+    python = blocks(text, "python")[-1]
+    for block, source in ((javascript, page), (python, lesson)):
+        lines = [line.strip() for line in source.splitlines()]
+        assert all(line.strip() in lines for line in block.splitlines())
+
+
 def test_pictures_are_shown_and_files_are_pictures():
     shown = {
         target
