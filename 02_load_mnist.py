@@ -290,9 +290,9 @@ def main() -> None:
     # A baseline is the simplest method that does the job: a network has to beat it to
     # be worth its trouble. This one names the class whose average image is nearest.
     #
-    # Are we allowed to look at the test set so early? Whoever tries ten settings and
-    # keeps the best one on the test set has fitted it by hand. But this baseline has
-    # no setting to choose, so looking once chooses nothing.
+    # Are we allowed to look at the test set so early? If you try ten settings and keep
+    # the best one on the test set, you have fitted it by hand. But this baseline has no
+    # setting to choose, so looking once chooses nothing.
     # See ML_CONCEPTS_EXPLAINED.md#accuracy-and-confusion-matrix
     accuracy, per_class = measure_baseline(data.test_images, data.test_labels, averages)
     largest = counts.argmax()

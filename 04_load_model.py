@@ -279,7 +279,7 @@ def show_predictions(
     for index in worst[:5].tolist():
         name = classes[labels[index]]
         print(f"  really {name}: {format_top3(probabilities[index], classes)}")
-    print("Confidence is no guarantee: look at them in the second row of the picture.")
+    print("Confidence is no guarantee: look at them in the lower half of the picture.")
     return worst
 
 
@@ -314,7 +314,7 @@ def draw_what_it_learned(model: SimpleNN, test_set: TensorDataset) -> None:
         hidden = model.relu(model.fc1(model.flatten(test_set.tensors[0])))
         # What a neuron adds to the ten logits in an average image.
         strength = hidden.mean(dim=0) * model.fc2.weight.norm(dim=0)  # [128]
-    strongest = strength.argsort(descending=True)[:12]
+    strongest = strength.argsort(descending=True)[:10]
     untrained = SimpleNN(len(strength))
     plot_image_rows(
         [
@@ -322,8 +322,8 @@ def draw_what_it_learned(model: SimpleNN, test_set: TensorDataset) -> None:
             for network in (model, untrained)
         ],
         [[f"neuron {i}" for i in strongest.tolist()], ["untrained"] * len(strongest)],
-        "What the strongest neurons look for: red for, blue against. Training turned "
-        "noise (bottom)\ninto strokes and blobs (top); few of them are a shape that we "
+        "What the strongest neurons look for: red for, blue against.\nTraining turned "
+        "noise (bottom) into strokes and blobs (top);\nfew of them are a shape that we "
         "would name",
         LEARNED_PATH,
         signed=True,

@@ -222,7 +222,7 @@ def check_weights(
                 f"file, {in_model} in the model): {cure}"
             )
         if not tensor.isfinite().all():
-            raise UserError(f"{path} holds weights that are no numbers: train again")
+            raise UserError(f"{path} holds weights like nan or inf: train again")
 
 
 def fingerprint(path: str | os.PathLike) -> str:

@@ -83,7 +83,7 @@ def open_grey(path: str) -> Tensor:
             if not picture.mode.startswith(("I", "F")):
                 picture = picture.convert("RGBA")
     except UnidentifiedImageError:
-        message = f"{path} is no picture that can be read: save it as PNG or JPEG"
+        message = f"{path} cannot be read as a picture: save it as PNG or JPEG"
         raise UserError(message) from None
     except Image.DecompressionBombError:
         raise UserError(f"{path} has too many pixels: save it smaller") from None
@@ -200,7 +200,7 @@ def crop_to_digit(ink: Tensor) -> Tensor:
     border = torch.cat([digit[0], digit[-1], digit[:, 0], digit[:, -1]])
     if border.float().mean() > 0.9 or (len(marks) > 1 and border.any()):
         raise UserError(
-            "shows something at its edge that is no part of a digit: "
+            "shows something at its edge that is not part of a digit: "
             "let it show only the digit and paper around it"
         )
     if similar > 1:

@@ -8,6 +8,10 @@ from matplotlib.figure import Figure
 from backstage.batches import ImageDataset
 from backstage.files import save_figure
 
+# Images beside each other: a longer row goes on in the next line, so that captions can
+# be read on a phone.
+COLUMNS = 5
+
 
 def plot_image_rows(
     rows: list[torch.Tensor],
@@ -21,7 +25,7 @@ def plot_image_rows(
     """Draw rows of images with a caption above each, and write the picture.
 
     Args:
-        rows: tensors [columns, 28, 28]; a row may be shorter than the others.
+        rows: tensors [N, 28, 28]; a long row goes on in the next line.
         captions: for each row, one text per image.
         title: what the picture shows.
         path: the PNG file to write.
@@ -32,22 +36,23 @@ def plot_image_rows(
     Raises:
         UserError: the file cannot be written.
     """
-    columns = max(map(len, rows))
-    figure = Figure(
-        figsize=(max(6, 1.2 * columns), 2 * len(rows)), layout="constrained"
-    )
-    axes = figure.subplots(len(rows), columns, squeeze=False)
+    colors = colors or [["black"] * len(row) for row in captions]
+    lines = []
+    for row in zip(rows, captions, colors, strict=True):
+        for i in range(0, len(row[0]), COLUMNS):
+            lines.append([part[i : i + COLUMNS] for part in row])
+    figure = Figure(figsize=(1.4 * COLUMNS, 2 * len(lines)), layout="constrained")
+    axes = figure.subplots(len(lines), COLUMNS, squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
-    for r, images in enumerate(rows):
-        for c, image in enumerate(images):
+    for line_axes, line in zip(axes, lines, strict=True):
+        for ax, image, caption, color in zip(line_axes, *line, strict=False):
             if signed:
                 limit = image.abs().max().item()
-                axes[r, c].imshow(image.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
+                ax.imshow(image.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
             else:
-                axes[r, c].imshow(image.numpy(), cmap="gray_r")
-            color = colors[r][c] if colors else "black"
-            axes[r, c].set_title(captions[r][c], color=color, fontsize=9)
+                ax.imshow(image.numpy(), cmap="gray_r")
+            ax.set_title(caption, color=color, fontsize=11)
     figure.suptitle(f"{title}\n{note}".strip())
     save_figure(figure, path)
 
@@ -84,7 +89,7 @@ def plot_predictions(
     plot_image_rows(
         [images[list(row), 0] for row in rows],
         [[caption(i) for i in row] for row in rows],
-        f"What the network reads ({test_set.title}). Top: the first ten test images. "
+        f"What the network reads ({test_set.title}).\nTop: the first ten test images. "
         "Bottom: its most confident mistakes",
         path,
         [[color(i) for i in row] for row in rows],

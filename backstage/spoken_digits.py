@@ -310,7 +310,7 @@ def _read_wav(content: bytes, path: str | os.PathLike) -> tuple[torch.Tensor, in
     "extensible"), and from 3.15 it takes floating-point numbers, too.
 
     Raises:
-        UserError: the content is no complete WAV file, or no PCM. The path is for
+        UserError: the content is not a complete WAV file, or not PCM. The path is for
             this message only.
     """
     if content[:4] != b"RIFF" or content[8:12] != b"WAVE":

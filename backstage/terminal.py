@@ -86,7 +86,7 @@ def run_script(main: Callable[[], None]) -> None:
     as by Ctrl-C. A mistake in the code shows Python's traceback.
     """
     # A folder's name may hold letters that the console or a pipe cannot show.
-    # Line by line, so that progress shows in a pipe, too. (IDLE's output is no file.)
+    # Line by line, so that progress shows in a pipe. (IDLE's output is not a file.)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     stops = []  # when the user, or the system, asked this script to stop
