@@ -83,7 +83,7 @@ class SimpleNN(nn.Module):
     """A network with one hidden layer: 784 pixels -> 128 neurons -> 10 logits."""
 
     def __init__(self, hidden_size: int = HIDDEN_SIZE) -> None:
-        # Sets up the list of layers that each self.name = ... below is entered in.
+        # Sets up the register in which each layer below is entered.
         # See ML_CONCEPTS_EXPLAINED.md#nnmodule
         super().__init__()
         # A linear layer takes a list of numbers, not a picture: 28 x 28 = 784.

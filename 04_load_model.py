@@ -55,7 +55,7 @@ from dl_utils import (
 HIDDEN_SIZE = 128
 
 # The data set to test on; "auto" is the one that the network was trained on, where
-# lesson 3 has recorded it, and else as in lesson 3.
+# lesson 3 has recorded it, and otherwise as in lesson 3.
 DATASET = "auto"
 
 # The weights that lesson 3 saved, and its record of runs.
