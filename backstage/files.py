@@ -244,7 +244,8 @@ def read_runs(path: str | os.PathLike) -> list[dict[str, str]]:
     try:
         # utf-8-sig: spreadsheet programs put a mark in front.
         with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-            header, *rows = [row for row in csv.reader(file) if row] or [[]]
+            lines = (line.replace("\0", "") for line in file)  # Python 3.10 refuses \0
+            header, *rows = [row for row in csv.reader(lines) if row] or [[]]
     except csv.Error as error:
         raise UserError(f"{path} is not a table of runs: move it away") from error
     width = max(map(len, [header, *rows]))

@@ -354,7 +354,7 @@ def _read_wav(content: bytes, path: str | os.PathLike) -> tuple[torch.Tensor, in
     # Whatever the width, fill the upper bytes of 32 bits.
     words = np.zeros((len(frames) // width, 4), np.uint8)
     words[:, 4 - width :] = frames.reshape(-1, width)
-    samples = torch.from_numpy(words.view("<i4").astype(np.float32) / 2**31)
+    samples = torch.from_numpy(words.view("<i4").astype(np.float32)) / 2**31
     return samples.reshape(-1, channels).mean(1), rate
 
 
