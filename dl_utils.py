@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.data import DataLoader
 
-from backstage.batches import ImageDataset, make_loader
+from backstage.batches import ImageDataset, make_loader, replace_labels
 from backstage.datasets import DATASETS, RECORDINGS, RawData, load_raw_data
 from backstage.files import (
     atomic_path,
@@ -184,12 +184,7 @@ def load_mnist_data(
     train_part = train_part[:train_samples]
 
     train_labels = labels[train_part]
-    generator = torch.Generator().manual_seed(seed ^ 1)  # not that of the shuffling
-    count = round(wrong_labels * len(train_labels))
-    chosen = torch.randperm(len(train_labels), generator=generator)[:count]
-    train_labels[chosen] = torch.randint(
-        len(data.classes), (count,), generator=generator
-    )
+    replace_labels(train_labels, wrong_labels, len(data.classes), seed)
 
     def loader(images, labels, batch_size, shuffle_seed=None):
         dataset = ImageDataset(normalize(images), labels, data)

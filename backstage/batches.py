@@ -60,3 +60,13 @@ def make_loader(
     sampler = BatchSampler(len(dataset), batch_size, shuffle_seed)
     # batch_size=None: the sampler forms the batches, not the loader.
     return DataLoader(dataset, sampler=sampler, batch_size=None)
+
+
+def replace_labels(
+    labels: torch.Tensor, share: float, number_of_classes: int, seed: int
+) -> None:
+    """Replace a share, 0 to 1, of the labels, int64 [N], by random ones, in place."""
+    generator = torch.Generator().manual_seed(seed ^ 1)  # not that of the shuffling
+    count = round(share * len(labels))
+    chosen = torch.randperm(len(labels), generator=generator)[:count]
+    labels[chosen] = torch.randint(number_of_classes, (count,), generator=generator)
