@@ -422,19 +422,21 @@ def test_the_quietest_moments_give_the_speaker_away(recordings):
     train = indices >= spoken_digits.VALIDATION_INDICES.stop
     test = indices < spoken_digits.TEST_INDICES.stop
     features = (features - features[train].mean(dim=0)) / features[train].std(dim=0)
+
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(81, 128), nn.ReLU(), nn.Linear(128, len(VOICES)))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
-    train_features, train_labels = features[train], labels[train]
+    train_set = TensorDataset(features[train], labels[train])
+    loader = dl_utils.make_loader(train_set, 64, shuffle_seed=0)
+    script = load_script("03_train_mnist")
     for _ in range(60):
-        for batch in torch.randperm(len(train_labels)).split(64):
-            optimizer.zero_grad()
-            logits = model(train_features[batch])
-            nn.functional.cross_entropy(logits, train_labels[batch]).backward()
-            optimizer.step()
-    right = model(features[test]).argmax(dim=1) == labels[test]
+        script.train_epoch(model, loader, nn.CrossEntropyLoss(), optimizer, "cpu")
+    test_set = TensorDataset(features[test], labels[test])
+    _, measured = dl_utils.evaluate_model(
+        model, dl_utils.make_loader(test_set, 1000), "cpu"
+    )
     ((expected,),) = stated(GUIDE, "still names the speaker in {} of")
-    assert 100 * right.float().mean() == pytest.approx(expected, abs=3)
+    assert measured == pytest.approx(expected, abs=3)
 
 
 @pytest.fixture(scope="session")
@@ -500,4 +502,5 @@ def test_voices_count_for_more_than_recordings(
     ]
     measured = torch.tensor(results).mean(dim=0).tolist()
     (expected,) = stated(GUIDE, row + " {}% | {}% |")
-    assert measured == pytest.approx(expected, abs=5)
+    tolerance = 5 if number_of_voices == 4 else 4  # one run, or several
+    assert measured == pytest.approx(expected, abs=tolerance)

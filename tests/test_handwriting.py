@@ -11,9 +11,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 
 import backstage.handwriting
+import dl_utils
 from backstage.handwriting import read_own_digit
 from backstage.mnist import load_mnist
 from backstage.terminal import UserError
+from conftest import load_script
 
 # The lines of each digit: x,y in hundredths of its height; " / " lifts the pen.
 DIGITS = [
@@ -95,14 +97,8 @@ def refusal(read):
 @pytest.fixture(scope="session")
 def reader(trained_model_path):
     """Return a function from images, uint8 [N, 28, 28], to the digits read, [N]."""
-    weights = torch.load(trained_model_path, weights_only=True)
-
-    def predict(images):
-        x = ((images.float() / 255 - 0.1307) / 0.3081).flatten(start_dim=1)
-        x = (x @ weights["fc1.weight"].T + weights["fc1.bias"]).relu()
-        return (x @ weights["fc2.weight"].T + weights["fc2.bias"]).argmax(dim=1)
-
-    return predict
+    model = load_script("04_load_model").load_model(trained_model_path, 128, "cpu")
+    return lambda images: model(dl_utils.normalize(images)).argmax(dim=1)
 
 
 def noise(values, amount):
