@@ -28,8 +28,8 @@ from dl_utils import (
     count_parameters,
     evaluate_model,
     get_device,
+    keep_batch,
     load_mnist_data,
-    make_loader,
     parse_settings,
     print_section,
     print_table,
@@ -182,7 +182,7 @@ def train_epoch(
 def check_networks(train_set: Dataset, batch_size: int) -> None:
     """Try every network on two images, so that a mistake shows before the training."""
     # The first and the last class, so that an output too few is noticed.
-    images, _ = train_set[[0, 0]]
+    images, _ = train_set.__getitems__([0, 0])
     labels = torch.tensor([0, len(train_set.classes) - 1])
     for name, build in ARCHITECTURES.items():
         model = build()
@@ -217,7 +217,13 @@ def run_experiment(
         # The seed decides the weights to start from, and the order of the images.
         # See ML_CONCEPTS_EXPLAINED.md#randomness-and-seeds
         torch.manual_seed(seed)
-        train_loader = make_loader(train_set, settings.batch_size, shuffle_seed=seed)
+        train_loader = DataLoader(
+            train_set,
+            settings.batch_size,
+            shuffle=True,
+            generator=torch.Generator().manual_seed(seed),
+            collate_fn=keep_batch,
+        )
         model = build().to(device)
         criterion = nn.CrossEntropyLoss()
         optimizer = torch.optim.Adam(

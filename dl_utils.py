@@ -16,8 +16,15 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.data import DataLoader
 
-from backstage.batches import ImageDataset, make_loader, replace_labels
-from backstage.datasets import DATASETS, RECORDINGS, RawData, load_raw_data
+from backstage.data.batches import ImageDataset, keep_batch, replace_labels
+from backstage.data.datasets import (
+    DATASETS,
+    RECORDINGS,
+    RawData,
+    load_raw_data,
+    load_recordings,
+)
+from backstage.data.spoken_digits import class_names
 from backstage.files import (
     atomic_path,
     check_can_write,
@@ -28,11 +35,11 @@ from backstage.files import (
     record_run,
     save_figure,
 )
-from backstage.handwriting import read_own_digit
-from backstage.network_page import write_network_page
+from backstage.own.handwriting import read_own_digit
+from backstage.page.writer import write_network_page
 from backstage.pictures import plot_confusion_matrix, plot_image_rows, plot_predictions
 from backstage.settings import parse_settings
-from backstage.spoken_digits import class_names, read_own_sound
+from backstage.own.voice import read_own_sound
 from backstage.terminal import (
     BadSettingError,
     UserError,
@@ -46,10 +53,11 @@ from backstage.terminal import (
 
 # Contents. To read here: the first four lines; the rest comes from backstage.
 __all__ = ["NUM_THREADS", "get_device"]
-__all__ += ["MNIST_MEAN", "MNIST_STD", "load_mnist_data", "make_loader", "normalize"]
+__all__ += ["MNIST_MEAN", "MNIST_STD", "load_mnist_data", "keep_batch", "normalize"]
 __all__ += ["count_parameters", "diagnose_training", "evaluate_model"]
 __all__ += ["plot_training_history"]
 __all__ += ["DATASETS", "RECORDINGS", "RawData", "class_names", "load_raw_data"]
+__all__ += ["load_recordings"]
 __all__ += ["read_own_digit", "read_own_sound"]
 __all__ += ["BadSettingError", "UserError", "parse_settings", "run_script"]
 __all__ += ["print_image", "print_section", "print_table", "print_wrapped", "wrap"]
@@ -186,14 +194,24 @@ def load_mnist_data(
     train_labels = labels[train_part]
     replace_labels(train_labels, wrong_labels, len(data.classes), seed)
 
-    def loader(images, labels, batch_size, shuffle_seed=None):
-        dataset = ImageDataset(normalize(images), labels, data)
-        return make_loader(dataset, batch_size, shuffle_seed)
-
+    train_set = ImageDataset(data, normalize(images[train_part]), train_labels)
+    val_set = ImageDataset(data, normalize(images[val_part]), labels[val_part])
+    test_set = ImageDataset(
+        data, normalize(data.test_images), data.test_labels, data.test_recordings
+    )
+    # The order has a random generator of its own: whatever else draws random numbers
+    # (one more layer, Dropout), the images still come in the same order.
+    generator = torch.Generator().manual_seed(seed)
     return (
-        loader(images[train_part], train_labels, batch_size, shuffle_seed=seed),
-        loader(images[val_part], labels[val_part], EVALUATION_BATCH_SIZE),
-        loader(data.test_images, data.test_labels, EVALUATION_BATCH_SIZE),
+        DataLoader(
+            train_set,
+            batch_size,
+            shuffle=True,
+            generator=generator,
+            collate_fn=keep_batch,
+        ),
+        DataLoader(val_set, EVALUATION_BATCH_SIZE, collate_fn=keep_batch),
+        DataLoader(test_set, EVALUATION_BATCH_SIZE, collate_fn=keep_batch),
     )
 
 

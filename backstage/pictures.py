@@ -5,7 +5,7 @@ import os
 import torch
 from matplotlib.figure import Figure
 
-from backstage.batches import ImageDataset
+from backstage.data.batches import ImageDataset
 from backstage.files import save_figure
 
 # Images beside each other: a longer row goes on in the next line, so that captions can

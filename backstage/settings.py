@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from backstage.datasets import DATASETS
+from backstage.data.datasets import DATASETS
 
 
 def _number(kind: type, low: float, high: float, meaning: str) -> Callable:

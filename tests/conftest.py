@@ -25,13 +25,13 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import backstage.datasets  # noqa: E402
-import backstage.mnist  # noqa: E402
+import backstage.data.datasets  # noqa: E402
+import backstage.data.mnist  # noqa: E402
 from dl_utils import run_script  # noqa: E402
 
 # Where the tests look for real data. The tests themselves work on folders of their
 # own, so this is read before any test changes it.
-REAL_DATA_DIR = backstage.datasets.DATA_DIR
+REAL_DATA_DIR = backstage.data.datasets.DATA_DIR
 FSDD_ARCHIVE = "free-spoken-digit-dataset-1.0.10.tar.gz"
 
 SCRIPTS = sorted(path.name for path in ROOT.glob("0*.py"))
@@ -137,7 +137,7 @@ def run_main(script, *flags, cwd, data_dir):
     ):
         patch.chdir(cwd)
         patch.setattr(sys, "argv", [module.__file__, *map(str, flags)])
-        patch.setattr(backstage.datasets, "DATA_DIR", Path(data_dir))
+        patch.setattr(backstage.data.datasets, "DATA_DIR", Path(data_dir))
         patch.setitem(sys.modules, module.__name__, module)  # for pickle
         try:
             run_script(module.main)
@@ -237,19 +237,19 @@ def synthetic_dir(tmp_path_factory):
     """A data folder in which the synthetic digits have been drawn already."""
     folder = tmp_path_factory.mktemp("synthetic")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backstage.datasets, "DATA_DIR", folder)
-        backstage.datasets.load_raw_data("synthetic")
+        patch.setattr(backstage.data.datasets, "DATA_DIR", folder)
+        backstage.data.datasets.load_raw_data("synthetic")
     return folder
 
 
 @pytest.fixture
 def synthetic(synthetic_dir, monkeypatch):
     """Let the lessons find the synthetic digits."""
-    monkeypatch.setattr(backstage.datasets, "DATA_DIR", synthetic_dir)
+    monkeypatch.setattr(backstage.data.datasets, "DATA_DIR", synthetic_dir)
 
 
 def real_mnist_files():
-    return [REAL_DATA_DIR / "MNIST" / "raw" / name for name in backstage.mnist.FILES]
+    return [REAL_DATA_DIR / "MNIST" / "raw" / name for name in backstage.data.mnist.FILES]
 
 
 def has_real_mnist():
@@ -269,7 +269,7 @@ def real_mnist_dir():
 @pytest.fixture
 def real_mnist(real_mnist_dir, monkeypatch):
     """Let the lessons find real MNIST."""
-    monkeypatch.setattr(backstage.datasets, "DATA_DIR", real_mnist_dir)
+    monkeypatch.setattr(backstage.data.datasets, "DATA_DIR", real_mnist_dir)
 
 
 @pytest.fixture(scope="session")

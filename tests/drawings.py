@@ -24,8 +24,8 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from backstage import spoken_digits  # noqa: E402
-from backstage.datasets import DATA_DIR  # noqa: E402
+from backstage.data import spoken_digits  # noqa: E402
+from backstage.data.datasets import DATA_DIR  # noqa: E402
 from dl_utils import load_mnist_data  # noqa: E402
 
 # 768 pixels: fits a page, and the letters can still be read on a phone.

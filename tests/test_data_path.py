@@ -26,7 +26,7 @@ import pytest
 import torch
 from torchvision.datasets import MNIST, utils
 
-from backstage import datasets, downloads, mnist, synthetic_digits
+from backstage.data import datasets, downloads, mnist, synthetic_digits
 from backstage.terminal import UserError
 from conftest import (
     ROOT,
@@ -380,7 +380,7 @@ def test_the_downloader_serves_any_data_set(tmp_path):
 FETCH = """
 import json, os, sys
 sys.path.insert(0, os.environ["PROJECT"])
-from backstage import datasets, mnist
+from backstage.data import datasets, mnist
 tables, mnist.MIRRORS = json.loads(sys.argv[1])
 vars(mnist).update(tables)
 print(datasets.load_raw_data("mnist").name)
@@ -551,12 +551,12 @@ QUICK = ("--train-samples", 100, "--epochs", 1)
 TRAIN = ROOT / "03_train_mnist.py"
 # For a script in a process of its own: no mirror, and blank synthetic digits.
 OFFLINE = f"""
-from backstage import mnist
+from backstage.data import mnist
 mnist.MIRRORS = [{NOBODY!r}]
 """
 BLANK = """
 import torch
-from backstage import synthetic_digits
+from backstage.data import synthetic_digits
 synthetic_digits.make_digits = lambda count, seed, progress: (
     torch.zeros(count, 28, 28, dtype=torch.uint8), torch.arange(count) % 10
 )

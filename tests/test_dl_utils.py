@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-import backstage.datasets
+import backstage.data.datasets
 import dl_utils
 from dl_utils import HISTORY_KEYS, BadSettingError, diagnose_training
 
@@ -84,7 +84,7 @@ def test_a_gpu_that_works_is_chosen():
 @pytest.fixture(scope="module")
 def loaders(synthetic_dir):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backstage.datasets, "DATA_DIR", synthetic_dir)
+        patch.setattr(backstage.data.datasets, "DATA_DIR", synthetic_dir)
         return dl_utils.load_mnist_data(dataset="synthetic")
 
 
@@ -141,7 +141,7 @@ def few_images(monkeypatch):
     images = torch.zeros(6000, 28, 28, dtype=torch.uint8)
     images[:, 0, 0], images[:, 0, 1] = index // 256, index % 256
     labels = index % 10
-    data = backstage.datasets._handwriting("MNIST", (images, labels, images, labels))
+    data = backstage.data.datasets._handwriting("MNIST", (images, labels, images, labels))
     monkeypatch.setattr(dl_utils, "load_raw_data", lambda _: data)
 
 

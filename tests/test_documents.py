@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 import dl_utils
-from backstage.datasets import RECORDINGS
-from backstage.spoken_digits import SAMPLE_RATE, load_recordings
+from backstage.data.datasets import RECORDINGS
+from backstage.data.spoken_digits import SAMPLE_RATE, load_recordings
 from conftest import FSDD_ARCHIVE, REAL_DATA_DIR, SCRIPTS, run_main
 from documents import (
     CONCEPTS,
@@ -52,7 +52,7 @@ CONCEPT_ANCHORS = [
     "normalization",
     "generalization",
 ]
-CODE = [*ROOT.glob("*.py"), *ROOT.glob("backstage/*.py")]
+CODE = [*ROOT.glob("*.py"), *ROOT.rglob("backstage/**/*.py")]
 CONCEPT_NAMES = re.findall(r"^## (.+)$", without_code(CONCEPTS), re.MULTILINE)
 
 # ------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ def test_code_points_to_headings(path):
 
 def test_the_two_forward_passes_are_those_of_the_page_and_of_lesson_4():
     text = section(GUIDE, "Lesson 4: Load a model")
-    page = (ROOT / "backstage" / "network_page.html").read_text(encoding="utf-8")
+    page = (ROOT / "backstage" / "page" / "page.html").read_text(encoding="utf-8")
     lesson = (ROOT / "04_load_model.py").read_text(encoding="utf-8")
     (javascript,) = blocks(text, "js")
     python = blocks(text, "python")[-1]

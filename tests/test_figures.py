@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import dl_utils
-from backstage import spoken_digits
+from backstage.data import spoken_digits
 from conftest import (
     FSDD_ARCHIVE,
     REAL_DATA_DIR,

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 
-import backstage.handwriting
+import backstage.own.handwriting
 import dl_utils
-from backstage.handwriting import read_own_digit
-from backstage.mnist import load_mnist
+from backstage.own.handwriting import read_own_digit
+from backstage.data.mnist import load_mnist
 from backstage.terminal import UserError
 from conftest import load_script
 
@@ -486,7 +486,7 @@ def test_a_mistake_in_the_code_is_not_blamed_on_the_picture(read, monkeypatch, e
     def find_ink(grey):
         raise error("a mistake")
 
-    monkeypatch.setattr(backstage.handwriting, "find_ink", find_ink)
+    monkeypatch.setattr(backstage.own.handwriting, "find_ink", find_ink)
     with pytest.raises(error, match="a mistake"):
         read(1 - SEVEN)
 

@@ -9,7 +9,7 @@ import pytest
 import dl_utils
 from conftest import ROOT, SCRIPTS, run_python
 
-BACKSTAGE = sorted(f"backstage/{path.name}" for path in ROOT.glob("backstage/*.py"))
+BACKSTAGE = sorted(f"backstage/{path.name}" for path in ROOT.rglob("backstage/**/*.py"))
 OWN = {"dl_utils", "backstage", *(name.removesuffix(".py") for name in SCRIPTS)}
 TOP_LEVEL = {
     *SCRIPTS,

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-import backstage.datasets
+import backstage.data.datasets
 import backstage.pictures
 from conftest import (
     ROOT,
@@ -168,7 +168,7 @@ def load_section(script, lessons, synthetic_dir, tmp_path, monkeypatch):
                 writer.writeheader()
                 writer.writerows(runs)
         monkeypatch.setattr(script, "compare_ways_of_saving", stop)
-        monkeypatch.setattr(backstage.datasets, "load_mnist", offline)
+        monkeypatch.setattr(backstage.data.datasets, "load_mnist", offline)
         run = run_main(script, *flags, cwd=tmp_path, data_dir=synthetic_dir)
         assert (run.returncode, run.stderr) == (0, "")
         assert "Test Accuracy: " in run.stdout

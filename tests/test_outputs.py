@@ -16,7 +16,8 @@ import torch
 from matplotlib.figure import Figure
 from torchvision.datasets import utils
 
-from backstage import files, mnist, synthetic_digits, terminal
+from backstage import files, terminal
+from backstage.data import mnist, synthetic_digits
 from backstage.terminal import UserError
 from conftest import (
     ROOT,
@@ -504,7 +505,7 @@ import os, pty, sys
 sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))
 """
 DRAWING = """
-from backstage import synthetic_digits
+from backstage.data import synthetic_digits
 draw = synthetic_digits.make_digits
 def make_digits(count, seed, progress):
     images, labels = draw(1400, seed, lambda done: progress(50 * done))

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 import torch
 
-from backstage import spoken_digits
-from backstage.spoken_digits import (
+from backstage.data import spoken_digits
+from backstage.data.spoken_digits import (
     ARCHIVE,
     VOICES,
     load_recordings,

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-import backstage.datasets
+import backstage.data.datasets
 import dl_utils
-from backstage.synthetic_digits import make_digits
+from backstage.data.synthetic_digits import make_digits
 
 
 def test_digits_come_in_the_documented_form():
@@ -64,7 +64,7 @@ def test_ink_is_scaled_and_centred_as_in_mnist():
 @pytest.fixture(scope="module")
 def digits(synthetic_dir):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backstage.datasets, "DATA_DIR", synthetic_dir)
+        patch.setattr(backstage.data.datasets, "DATA_DIR", synthetic_dir)
         return dl_utils.load_raw_data("synthetic")
 
 
@@ -84,7 +84,7 @@ def test_the_nearest_average_digit_is_neither_useless_nor_enough(digits):
 def trained(synthetic_dir, train_script):
     """A network trained on synthetic digits as 03 does it, and the test loader."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backstage.datasets, "DATA_DIR", synthetic_dir)
+        patch.setattr(backstage.data.datasets, "DATA_DIR", synthetic_dir)
         train_loader, _, test_loader = dl_utils.load_mnist_data(dataset="synthetic")
     torch.manual_seed(0)
     model = train_script.SimpleNN()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from backstage.files import atomic_path
 from backstage.terminal import UserError
 
-TEMPLATE_PATH = Path(__file__).with_suffix(".html")
+TEMPLATE_PATH = Path(__file__).with_name("page.html")
 
 # More neurons than this cannot be told apart on a screen.
 MOST_NEURONS = 128

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from backstage.downloads import download
+from backstage.data.downloads import download
 
 # Mirrors, file names and MD5 checksums are those of torchvision.datasets.MNIST, copied
 # because importing torchvision takes a second that only a download needs.

@@ -6,14 +6,21 @@ from typing import NamedTuple
 
 import torch
 
-from backstage.mnist import load_mnist
-from backstage.spoken_digits import class_names, load_spoken
-from backstage.synthetic_digits import load_synthetic
+from backstage.data.mnist import load_mnist
+from backstage.data.spoken_digits import (
+    VOICES,
+    Recording,
+    class_names,
+    read_recordings,
+    split_recordings,
+)
+from backstage.data.synthetic_digits import load_synthetic
+from backstage.sound import to_image
 from backstage.terminal import UserError, print_wrapped
 
 DATA_DIR = Path(
     os.path.expanduser(os.environ.get("MNIST_DATA_DIR", ""))
-    or Path(__file__).resolve().parents[1] / "data"
+    or Path(__file__).resolve().parents[2] / "data"
 )
 
 RECORDINGS = {  # name -> what it holds
@@ -42,9 +49,10 @@ class RawData(NamedTuple):
     test_labels: torch.Tensor  # int64 [M]
     order: torch.Tensor  # positions of the training images, int64 [N]
     val_size: int  # the last ones in that order are for validation
+    test_recordings: list[Recording] | None = None  # what the test images were made of
 
 
-def load_raw_data(dataset: str = "auto") -> RawData:
+def load_raw_data(dataset: str = "auto", stranger: str = "lucas") -> RawData:
     """Return images and labels as stored, or as made from recordings.
 
     Real MNIST comes from DATA_DIR/MNIST/raw, or is downloaded to it once. Without
@@ -52,15 +60,18 @@ def load_raw_data(dataset: str = "auto") -> RawData:
 
     Args:
         dataset: one of DATASETS.
+        stranger: the voice, one of VOICES, that "new-voices" tests on.
 
     Raises:
-        ValueError: no such dataset.
+        ValueError: no such dataset or voice.
         UserError: the data can be neither found nor downloaded.
     """
     if dataset not in DATASETS:
         raise ValueError(f"dataset must be one of {DATASETS}, got {dataset!r}")
+    if stranger not in VOICES:
+        raise ValueError(f"stranger must be one of {VOICES}, got {stranger!r}")
     if dataset in RECORDINGS:
-        return _recordings(dataset)
+        return _recordings(dataset, stranger)
     if dataset == "synthetic":
         return _handwriting("synthetic", load_synthetic(DATA_DIR))
     try:
@@ -90,19 +101,42 @@ def _handwriting(name: str, tensors: tuple[torch.Tensor, ...]) -> RawData:
     return RawData(name, *words, *tensors, order, VALIDATION_SIZE)
 
 
-def _recordings(name: str) -> RawData:
-    sound = load_spoken(name, DATA_DIR)
+def _recordings(name: str, stranger: str) -> RawData:
+    train, val, test = split_recordings(load_recordings(), name, stranger)
+
+    def images(recordings: list[Recording]) -> torch.Tensor:
+        return torch.stack([to_image(recording.samples) for recording in recordings])
+
+    def labels(recordings: list[Recording]) -> torch.Tensor:
+        if name == "speakers":
+            return torch.tensor([VOICES.index(r.voice) for r in recordings])
+        return torch.tensor([recording.digit for recording in recordings])
+
     return RawData(
         name,
         RECORDINGS[name],
         "recording",
         "0 silence, 255 loudest",
         "Each image: time to the right (1 s), frequency upwards (50 to 4,000 Hz)",
-        sound.classes,
-        torch.cat([sound.train_images, sound.val_images]),
-        torch.cat([sound.train_labels, sound.val_labels]),
-        sound.test_images,
-        sound.test_labels,
-        order=torch.arange(len(sound.train_labels) + len(sound.val_labels)),
-        val_size=len(sound.val_labels),
+        class_names(name),
+        images(train + val),
+        labels(train + val),
+        images(test),
+        labels(test),
+        order=torch.arange(len(train) + len(val)),
+        val_size=len(val),
+        test_recordings=test,
     )
+
+
+def load_recordings() -> list[Recording]:
+    """Return all 3,000 recordings of spoken digits, sorted by name.
+
+    Each has `digit` (0 to 9), `voice` (one of six names), `index` (0 to 49; 0 to 4 are
+    for testing, 5 to 9 for validation) and `samples` (float32 [n], -1 to 1, 8,000 per
+    second).
+
+    Raises:
+        UserError: they can be neither found nor downloaded.
+    """
+    return read_recordings(DATA_DIR)

@@ -1,0 +1,1 @@
+"""The data sets: found, verified, downloaded, drawn, and made into batches."""
