@@ -11,13 +11,13 @@ listen first: silent clips, a class with few recordings, one recording twice.)
 """
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import nn
 
 from dl_utils import (
     MNIST_MEAN,
     MNIST_STD,
+    Axes,
+    Figure,
     RawData,
     load_raw_data,
     normalize,
@@ -36,6 +36,9 @@ from dl_utils import (
 # project). Recordings: "spoken" (which digit?), "speakers" (who says it?), "new-voices"
 # (which digit, by somebody never heard in training?).
 DATASET = "auto"
+
+# The voice that new-voices tests on: george, jackson, lucas, nicolas, theo or yweweler.
+STRANGER = "lucas"
 
 # Start of all random numbers. Another seed puts other images into the samples
 # picture; no number that is printed depends on it.
@@ -216,12 +219,16 @@ def draw_histogram(ax: Axes, data: RawData, histogram: torch.Tensor) -> None:
 
 def main() -> None:
     settings = parse_settings(
-        __doc__, seed=SEED, samples_per_class=SAMPLES_PER_CLASS, dataset=DATASET
+        __doc__,
+        seed=SEED,
+        samples_per_class=SAMPLES_PER_CLASS,
+        dataset=DATASET,
+        stranger=STRANGER,
     )
     torch.manual_seed(settings.seed)
 
     print_section("Data")
-    data = load_raw_data(settings.dataset)
+    data = load_raw_data(settings.dataset, settings.stranger)
     images, labels = data.train_images, data.train_labels
     print(f"Data set         {data.title}")
     print(f"Training set     {len(images):,} {data.unit}s, to learn from")

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from dl_utils import (
     atomic_path,
     check_can_write,
-    count_parameters,
+    describe_network,
     diagnose_training,
     evaluate_model,
     get_device,
@@ -28,6 +28,7 @@ from dl_utils import (
     parse_settings,
     plot_training_history,
     print_section,
+    print_wrapped,
     record_run,
     run_script,
 )
@@ -69,6 +70,9 @@ SEED = 42
 # project). Recordings: "spoken" (which digit?), "speakers" (who says it?), "new-voices"
 # (which digit, by somebody never heard in training?).
 DATASET = "auto"
+
+# The voice that new-voices tests on: george, jackson, lucas, nicolas, theo or yweweler.
+STRANGER = "lucas"
 
 # A remark that is recorded with the run, such as "no relu". The record shows settings
 # that you changed, but not code that you changed.
@@ -125,11 +129,7 @@ def train_epoch(
     See ML_CONCEPTS_EXPLAINED.md#forward--backward-pass
     """
     model.train()  # for layers that behave differently in training, such as Dropout
-    # Sums stay on the device: for each number fetched (.item()), Python has to wait
-    # until a GPU has finished.
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-
+    loss_sum, correct = 0.0, 0
     for images, labels in loader:
         images, labels = images.to(device), labels.to(device)
 
@@ -152,12 +152,11 @@ def train_epoch(
         optimizer.step()
 
         # The loss is a mean over the batch; times the batch size it is a sum again.
-        # detach(): keep the number, let go of the record made for the gradients.
-        loss_sum += loss.detach() * len(labels)
-        correct += (logits.argmax(dim=1) == labels).sum()
+        loss_sum += loss.item() * len(labels)
+        correct += (logits.argmax(dim=1) == labels).sum().item()
 
     count = len(loader.dataset)
-    return loss_sum.item() / count, 100 * correct.item() / count
+    return loss_sum / count, 100 * correct / count
 
 
 def train(
@@ -194,43 +193,15 @@ def train(
         history["train_acc"].append(train_acc)
         history["val_loss"].append(val_loss)
         history["val_acc"].append(val_acc)
-        print(
+        print_wrapped(
             f"Epoch {epoch}/{epochs}: Train Acc: {train_acc:.1f}%, Val Acc: "
-            f"{val_acc:.1f}%, Train Loss: {train_loss:.3f}, Val Loss: {val_loss:.3f}, "
+            f"{val_acc:.1f}%, Loss: {train_loss:.3f}, Val Loss: {val_loss:.3f}, "
             f"{seconds:.1f} s"
         )
         if not math.isfinite(val_loss):
             print("Stopped: no step can repair weights that are not finite numbers.")
             break
     return history
-
-
-def describe_network(model: nn.Module, images: torch.Tensor) -> None:
-    """Print the shape of a batch after each layer, and what each layer can learn."""
-    print(f"{'layer':<10}{'output shape':<20}{'parameters':>10}")
-    print(f"{'(input)':<10}{list(images.shape)}")
-
-    def report(name: str, layer: nn.Module, output: torch.Tensor) -> None:
-        explanation = ""
-        if isinstance(layer, nn.Linear):
-            inputs, outputs = layer.in_features, layer.out_features
-            explanation = f"  {inputs:,} x {outputs:,} weights + {outputs:,} biases"
-        shape, count = str(list(output.shape)), count_parameters(layer)
-        print(f"{name:<10}{shape:<20}{count:>10,}{explanation}")
-
-    # A hook is a function that PyTorch calls whenever a layer has been used, so one
-    # forward pass shows what forward() really does, in its order.
-    hooks = [
-        layer.register_forward_hook(
-            lambda layer, _, output, name=name: report(name, layer, output)
-        )
-        for name, layer in model.named_children()
-    ]
-    with torch.no_grad():
-        model(images)
-    for hook in hooks:
-        hook.remove()
-    print(f"{'together':<30}{count_parameters(model):>10,}")
 
 
 def main() -> None:
@@ -244,6 +215,7 @@ def main() -> None:
         wrong_labels=WRONG_LABELS,
         seed=SEED,
         dataset=DATASET,
+        stranger=STRANGER,
         note=NOTE,
     )
     check_can_write(MODEL_PATH, HISTORY_PLOT_PATH, RUNS_PATH)
@@ -261,6 +233,7 @@ def main() -> None:
         settings.train_samples,
         settings.seed,
         settings.wrong_labels,
+        settings.stranger,
     )
     train_set = train_loader.dataset
     print(
@@ -290,7 +263,6 @@ def main() -> None:
     # See ML_CONCEPTS_EXPLAINED.md#overfitting--underfitting
     diagnosis = diagnose_training(history)
     print(diagnosis)
-    plot_training_history(history, HISTORY_PLOT_PATH, train_set.title)
 
     # A network that only guesses must not replace a good one from an earlier run.
     usable = diagnosis.verdict != "learning rate too high"
@@ -318,6 +290,7 @@ def main() -> None:
         "verdict": diagnosis.verdict,
     }
     record_run(RUNS_PATH, vars(settings) | results, MODEL_PATH if usable else None)
+    plot_training_history(history, HISTORY_PLOT_PATH, train_set.title)
     if not usable:
         sys.exit(f"{MODEL_PATH} was not written: {diagnosis.advice}")
 

@@ -2,7 +2,7 @@
 
 Run it:        python 04_load_model.py                      (after 03_train_mnist.py)
 Your digit:    python 04_load_model.py --image my_digit.png
-Your voice:    python 04_load_model.py --sound my_digit.wav
+Your voice:    python 04_load_model.py --sound my_digit.m4a
 It writes:     predictions.png       what the network says about some test digits
                confusion_matrix.png  which classes it takes for which
                what_it_learned.png   what its hidden neurons look for
@@ -13,6 +13,7 @@ the same architecture and the same preparation of the images as in training.
 """
 
 import io
+import os
 import pickle
 
 import torch
@@ -20,29 +21,20 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from dl_utils import (
-    DATASETS,
-    MNIST_MEAN,
-    MNIST_STD,
-    RECORDINGS,
-    UserError,
-    check_weights,
-    class_names,
-    describe_run,
     evaluate_model,
-    explain_file_errors,
+    explain_weights,
     find_run,
+    find_two_layers,
     get_device,
     load_mnist_data,
     normalize,
     parse_settings,
     plot_confusion_matrix,
-    plot_image_rows,
+    plot_neurons,
     plot_predictions,
-    print_image,
     print_section,
     print_wrapped,
-    read_own_digit,
-    read_own_sound,
+    read_own,
     run_script,
     write_network_page,
 )
@@ -54,15 +46,16 @@ from dl_utils import (
 # Neurons in the hidden layer: must be what lesson 3 trained with.
 HIDDEN_SIZE = 128
 
-# The data set to test on; "auto" is the one that the network was trained on, where
-# lesson 3 has recorded it, and otherwise as in lesson 3.
+# The data set to test on, and the voice that "new-voices" tests on. With "auto", both
+# are those of the training, where lesson 3 has recorded it.
 DATASET = "auto"
+STRANGER = "lucas"
 
 # The weights that lesson 3 saved, and its record of runs.
 MODEL_PATH = "mnist_model.pth"
 RUNS_PATH = "training_runs.csv"
 
-# A picture of one handwritten digit, or a recording (WAV) of one spoken digit, to read
+# A picture of one handwritten digit, or a recording of one spoken digit, to read
 # instead of the lesson; "" for none.
 IMAGE_PATH = ""
 SOUND_PATH = ""
@@ -91,14 +84,7 @@ class SimpleNN(nn.Module):
         return logits
 
 
-class ForgetfulNN(SimpleNN):
-    """The same layers, rebuilt from memory: was it ReLU or Tanh?"""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.fc2(torch.tanh(self.fc1(self.flatten(images))))
-
-
-def load_model(path: str, hidden_size: int, device: str) -> SimpleNN:
+def load_model(path: str, hidden_size: int, device: str) -> nn.Module:
     """Build the network and fill it with saved weights.
 
     Raises:
@@ -106,15 +92,13 @@ def load_model(path: str, hidden_size: int, device: str) -> SimpleNN:
     """
     # First the architecture, with random weights as before any training.
     model = SimpleNN(hidden_size)
-    with explain_file_errors(path):
-        # map_location: weights saved on a GPU can be loaded where there is none.
-        # weights_only: refuse what could run code; see "Two ways of saving" below. It
-        # is the default since PyTorch 2.6, and written out to be seen.
-        # See ML_CONCEPTS_EXPLAINED.md#state_dict-and-safe-loading
-        state_dict = torch.load(path, map_location=device, weights_only=True)
-    check_weights(path, state_dict, model)
-    # Then the weights, each to the layer of its name.
-    model.load_state_dict(state_dict)
+    # Then the weights, each to the layer of its name. map_location: those saved on a
+    # GPU can be loaded where there is none. weights_only: refuse what could run code;
+    # see "Two ways of saving" below. It is the default since PyTorch 2.6, and written
+    # out to be seen.
+    # See ML_CONCEPTS_EXPLAINED.md#state_dict-and-safe-loading
+    with explain_weights(path, model):
+        model.load_state_dict(torch.load(path, map_location=device, weights_only=True))
     # A new network is in training mode. For use, switch to evaluation mode.
     return model.to(device).eval()
 
@@ -197,52 +181,6 @@ def compare_modes() -> None:
     )
 
 
-def show_size_mismatch(state_dict: dict[str, torch.Tensor], hidden_size: int) -> None:
-    other_size = 2 * hidden_size
-    print(f"SimpleNN(hidden_size={other_size}).load_state_dict(weights) raises:\n")
-    # See ML_CONCEPTS_EXPLAINED.md#error-messages
-    try:
-        SimpleNN(other_size).load_state_dict(state_dict)
-    except RuntimeError as error:
-        for line in str(error).strip().splitlines():
-            print_wrapped(line.strip())
-    print("\nHow to read the first mismatch:")
-    old, new = f"torch.Size([{hidden_size}, 784])", f"torch.Size([{other_size}, 784])"
-    print("  fc1.weight                               the tensor that does not fit")
-    print(f"  {old + ' from checkpoint':<41}its shape in the file")
-    print(f"  {'current model is ' + new:<41}its shape in your network")
-    print("fc2.bias is not listed: it has 10 numbers in both.")
-
-
-def show_silent_mismatches(
-    model: SimpleNN,
-    hidden_size: int,
-    test_loader: DataLoader,
-    accuracy: float,
-    device: str,
-) -> None:
-    forgetful_model = ForgetfulNN(hidden_size).to(device)
-    forgetful_model.load_state_dict(model.state_dict())  # no error
-    _, tanh = evaluate_model(forgetful_model, test_loader, device)
-
-    # Back to pixels from 0 to 1: what you get when you forget to normalize.
-    # See ML_CONCEPTS_EXPLAINED.md#normalization
-    images, labels = test_loader.dataset.tensors
-    pixels = images * MNIST_STD + MNIST_MEAN
-    pixel_loader = DataLoader(TensorDataset(pixels, labels), batch_size=1000)
-    _, unnormalized = evaluate_model(model, pixel_loader, device)
-
-    print("No error, and yet wrong. Test accuracy:")
-    print(f"  everything as in training           {accuracy:5.2f}%")
-    print(f"  Tanh instead of ReLU, same weights  {tanh:5.2f}%")
-    print(f"  images not normalized               {unnormalized:5.2f}%")
-    print_wrapped(
-        "Names and shapes fit, so PyTorch cannot notice. Activations and the "
-        "preparation of the images are not in the file: write them down, and measure "
-        "accuracy after loading."
-    )
-
-
 # ------------------------------------------------------------------------------
 # Predictions
 # ------------------------------------------------------------------------------
@@ -284,23 +222,78 @@ def show_predictions(
 
 
 # ------------------------------------------------------------------------------
-# Looking inside
+# What is true of SimpleNN only: mismatches, and looking inside
 # ------------------------------------------------------------------------------
 
 
-def take_apart(model: SimpleNN, image: torch.Tensor, classes: list[str]) -> None:
+def show_size_mismatch(state_dict: dict[str, torch.Tensor], hidden_size: int) -> None:
+    other_size = 2 * hidden_size
+    other = SimpleNN(other_size)
+    print(f"SimpleNN(hidden_size={other_size}).load_state_dict(weights) raises:\n")
+    # See ML_CONCEPTS_EXPLAINED.md#error-messages
+    try:
+        other.load_state_dict(state_dict)
+    except RuntimeError as error:
+        for line in str(error).strip().splitlines():
+            print_wrapped(line.strip())
+    print("\nHow to read the first mismatch:")
+    name, *_, last = state_dict  # the names of its tensors
+    old, new = state_dict[name].shape, other.state_dict()[name].shape
+    print(f"  {name:<39}  the tensor that does not fit")
+    print(f"  {f'{old} from checkpoint':<39}  its shape in the file")
+    print(f"  {f'current model is {new}':<39}  its shape in your network")
+    print(f"{last} is not listed: it has 10 numbers in both.")
+
+
+def show_silent_mismatches(
+    model: nn.Module,
+    fc1: nn.Linear,
+    fc2: nn.Linear,
+    test_loader: DataLoader,
+    accuracy: float,
+    device: str,
+) -> None:
+    # The same layers, put together from memory: was it ReLU or Tanh?
+    forgetful_model = nn.Sequential(nn.Flatten(), fc1, nn.Tanh(), fc2)
+    _, tanh = evaluate_model(forgetful_model, test_loader, device)
+
+    # Back to pixels from 0 to 1: what you get when you forget to normalize.
+    # See ML_CONCEPTS_EXPLAINED.md#normalization
+    images, labels = test_loader.dataset.tensors
+    pixels = (images - images.min()) / (images.max() - images.min())
+    pixel_loader = DataLoader(TensorDataset(pixels, labels), batch_size=1000)
+    _, unnormalized = evaluate_model(model, pixel_loader, device)
+
+    print("No error, and yet wrong. Test accuracy:")
+    print(f"  everything as in training           {accuracy:5.2f}%")
+    print(f"  Tanh instead of ReLU, same weights  {tanh:5.2f}%")
+    print(f"  images not normalized               {unnormalized:5.2f}%")
+    print_wrapped(
+        "Names and shapes fit, so PyTorch cannot notice. Activations and the "
+        "preparation of the images are not in the file: write them down, and measure "
+        "accuracy after loading."
+    )
+
+
+def take_apart(
+    model: nn.Module,
+    fc1: nn.Linear,
+    fc2: nn.Linear,
+    image: torch.Tensor,
+    classes: list[str],
+) -> None:
     """Show how the winning logit of one image [1, 1, 28, 28] comes about."""
     with torch.no_grad():
-        hidden = model.relu(model.fc1(model.flatten(image)))[0]  # [128]
-        logits = model(image)[0]  # [10]
+        hidden = fc1(image.flatten(1)).relu()[0]  # [1, 784] -> [128]
+        logits = model(image)[0, : len(classes)]  # [10]
     winner = logits.argmax()
     # fc2 is nothing but this: every hidden value times a weight, added to a bias.
-    bias, terms = model.fc2.bias[winner], hidden * model.fc2.weight[winner]
+    bias, terms = fc2.bias[winner], hidden * fc2.weight[winner]
     print(f"Why does the first test image get {classes[winner]}? Its logit is made of:")
     print(f"  bias                          {bias:>8.3f}")
     largest = terms.abs().argsort(descending=True)[:5]
     for i in largest.tolist():
-        value, weight = hidden[i], model.fc2.weight[winner, i]
+        value, weight = hidden[i], fc2.weight[winner, i]
         print(f"  neuron {i:<4} {value:>7.3f} x {weight:>6.3f} = {terms[i]:>8.3f}")
     rest = terms.sum() - terms[largest].sum()
     print(f"  the other neurons together    {rest:>8.3f}")
@@ -308,27 +301,29 @@ def take_apart(model: SimpleNN, image: torch.Tensor, classes: list[str]) -> None
     print(f"The network itself says         {logits[winner]:>10.3f}")
 
 
-def draw_what_it_learned(model: SimpleNN, test_set: TensorDataset) -> None:
+def draw_what_it_learned(
+    fc1: nn.Linear, fc2: nn.Linear, test_set: TensorDataset
+) -> None:
     """Draw the weights of the strongest hidden neurons, and of untrained ones."""
     with torch.inference_mode():
-        hidden = model.relu(model.fc1(model.flatten(test_set.tensors[0])))
+        hidden = fc1(test_set.tensors[0].flatten(1)).relu()  # [N, 784] -> [N, 128]
         # What a neuron adds to the ten logits in an average image.
-        strength = hidden.mean(dim=0) * model.fc2.weight.norm(dim=0)  # [128]
+        strength = hidden.mean(dim=0) * fc2.weight.norm(dim=0)  # [128]
     strongest = strength.argsort(descending=True)[:10]
-    untrained = SimpleNN(len(strength))
-    plot_image_rows(
-        [
-            network.fc1.weight.detach()[strongest].reshape(-1, 28, 28)
-            for network in (model, untrained)
-        ],
-        [[f"neuron {i}" for i in strongest.tolist()], ["untrained"] * len(strongest)],
-        "What the strongest neurons look for: red for, blue against.\nTraining turned "
-        "noise (bottom) into strokes and blobs (top);\nfew of them are a shape that we "
-        "would name",
+    untrained = nn.Linear(784, len(strongest))
+    plot_neurons(
+        fc1.weight.detach()[strongest],
+        untrained.weight.detach(),
+        strongest.tolist(),
         LEARNED_PATH,
-        signed=True,
         note=test_set.axes,
     )
+
+
+def say_that_there_is_no_page() -> None:
+    print(f"No {PAGE_PATH}: it is for a SimpleNN that reads drawings.")
+    if os.path.exists(PAGE_PATH):
+        print(f"The {PAGE_PATH} that is here shows an earlier network.")
 
 
 # ------------------------------------------------------------------------------
@@ -336,35 +331,12 @@ def draw_what_it_learned(model: SimpleNN, test_set: TensorDataset) -> None:
 # ------------------------------------------------------------------------------
 
 
-def read_own(
-    image_path: str, sound_path: str, run: dict[str, str], model: SimpleNN, device: str
-) -> None:
-    """Print what the network sees in your own picture or recording, and its answer."""
-    trained_on = run.get("dataset", "")
-    if trained_on and bool(sound_path) != (trained_on in RECORDINGS):
-        needed, flag = ("recordings", "spoken") if sound_path else ("images", "auto")
-        raise UserError(
-            f"the network was trained on {trained_on}, and for this it must know "
-            f"{needed}: run 03_train_mnist.py --dataset {flag} first"
-        )
-    print_section("Your digit, as the network sees it")
-    image = read_own_sound(sound_path) if sound_path else read_own_digit(image_path)
-    print_image(image)
-    classes = class_names(trained_on)
-    # [28, 28] -> [1, 28, 28]: a network takes batches, even of one.
-    # See ML_CONCEPTS_EXPLAINED.md#tensors
-    (probabilities,) = predict(model, normalize(image[None]), device)
-    probabilities = probabilities[: len(classes)]
-    confidence, label = probabilities.max(dim=0)
-    print(f"Prediction: {classes[label]} ({100 * confidence:.1f}%)")
-    print(f"Top 3: {format_top3(probabilities, classes)}")
-
-
 def main() -> None:
     settings = parse_settings(
         __doc__,
         hidden_size=HIDDEN_SIZE,
         dataset=DATASET,
+        stranger=STRANGER,
         model=MODEL_PATH,
         image=IMAGE_PATH,
         sound=SOUND_PATH,
@@ -375,29 +347,28 @@ def main() -> None:
     model = load_model(settings.model, settings.hidden_size, device)
     print(f"Loaded model from {settings.model}")
     run = find_run(RUNS_PATH, settings.model)
-    if run:
-        print_wrapped(f"It was trained with {describe_run(run)}")
     if settings.image or settings.sound:
-        read_own(settings.image, settings.sound, run, model, device)
+        print_section("Your digit, as the network sees it")
+        image, classes = read_own(settings.image, settings.sound, run.get("dataset"))
+        # [28, 28] -> [1, 28, 28]: a network takes batches, even of one.
+        # See ML_CONCEPTS_EXPLAINED.md#tensors
+        (probabilities,) = predict(model, normalize(image[None]), device)
+        top3 = format_top3(probabilities[: len(classes)], classes)
+        print(f"Prediction: {top3.split(',')[0]}")
+        print(f"Top 3: {top3}")
         return
+
     state_dict = model.state_dict()
     # nn.Linear(784, 128) stores its weights as [128, 784]: one row per neuron.
     for name, tensor in state_dict.items():
         print(f"  {name:<11} {list(tensor.shape)}")
-    dataset = settings.dataset
-    trained_on = run.get("dataset", "")
-    if dataset == "auto" and trained_on.lower() in DATASETS:
-        dataset = trained_on.lower()
-    _, val_loader, test_loader = load_mnist_data(dataset=dataset)
+    dataset, stranger = settings.dataset, settings.stranger
+    if dataset == "auto":
+        dataset, stranger = run.get("dataset", "auto"), run.get("stranger", stranger)
+    train_loader, _, test_loader = load_mnist_data(dataset=dataset, stranger=stranger)
     test_set = test_loader.dataset
     _, accuracy = evaluate_model(model, test_loader, device)
     print(f"Test Accuracy: {accuracy:.2f}%  ({test_set.title})")
-    if trained_on == test_set.name and run.get("val_acc"):
-        _, val_acc = evaluate_model(model, val_loader, device)
-        same = "equal" if f"{val_acc:.2f}" == run["val_acc"] else "NOT equal"
-        print(
-            f"Val Acc: {val_acc:.2f}%, recorded in training {run['val_acc']}%: {same}"
-        )
 
     print_section("Two ways of saving")
     compare_ways_of_saving(model)
@@ -405,12 +376,6 @@ def main() -> None:
     print_section("train() and eval(), and what they are not")
     torch.manual_seed(0)
     compare_modes()
-
-    print_section("A mismatch that raises an error")
-    show_size_mismatch(state_dict, settings.hidden_size)
-
-    print_section("Mismatches that nobody notices")
-    show_silent_mismatches(model, settings.hidden_size, test_loader, accuracy, device)
 
     print_section("Predictions")
     images, labels = test_set.tensors
@@ -420,15 +385,32 @@ def main() -> None:
     plot_predictions(test_set, probabilities, worst, PREDICTIONS_PATH)
     plot_confusion_matrix(test_set, probabilities.argmax(dim=1), CONFUSION_MATRIX_PATH)
 
+    layers = find_two_layers(model, images[:100].to(device))
+    if layers is None:
+        print_section("Left out")
+        print_wrapped(
+            "The mismatches and the look inside are for a network that computes "
+            "fc2(relu(fc1(x))), as SimpleNN does; this one computes something else."
+        )
+        say_that_there_is_no_page()
+        return
+    fc1, fc2 = layers
+
+    print_section("A mismatch that raises an error")
+    show_size_mismatch(state_dict, settings.hidden_size)
+
+    print_section("Mismatches that nobody notices")
+    show_silent_mismatches(model, fc1, fc2, test_loader, accuracy, device)
+
     print_section("Looking inside")
     model.cpu()
-    take_apart(model, images[:1], test_set.classes)
-    draw_what_it_learned(model, test_set)
+    take_apart(model, fc1, fc2, images[:1], test_set.classes)
+    draw_what_it_learned(fc1, fc2, test_set)
     # The page rebuilds SimpleNN once more, in a dozen lines of JavaScript.
-    if test_set.name in RECORDINGS:
-        print(f"No {PAGE_PATH}: you can draw a digit, but not a recording.")
+    if test_set.recordings:  # it takes drawings
+        say_that_there_is_no_page()
     else:
-        write_network_page(PAGE_PATH, model, images, labels, test_set.name)
+        write_network_page(PAGE_PATH, model, layers, train_loader.dataset, test_set)
         print(f"Saved: {PAGE_PATH} (open it in a browser, and draw)")
 
 

@@ -1,7 +1,7 @@
 """Lesson 5: compare architectures fairly.
 
 Run it:        python 05_experiment_architectures.py
-Change it:     add an architecture to the list ARCHITECTURES, or edit a constant
+Change it:     add --compare "TwoLayerNN, Wide", or a line to ARCHITECTURES
 It writes:     architecture_comparison.png
 
 Train a network twice with different random numbers, and accuracy differs. So one run
@@ -11,19 +11,18 @@ calls a difference that is no larger than luck what it is: a tie.
 """
 
 import argparse
-import math
+import itertools
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from dl_utils import (
-    UserError,
+    BadSettingError,
     check_can_write,
     count_parameters,
     evaluate_model,
@@ -31,16 +30,18 @@ from dl_utils import (
     keep_batch,
     load_mnist_data,
     parse_settings,
+    plot_comparison,
     print_section,
-    print_table,
     print_wrapped,
     run_script,
-    save_figure,
 )
 
 # ------------------------------------------------------------------------------
 # Hyperparameters: the same for all architectures, so that only these differ.
 # ------------------------------------------------------------------------------
+
+# Names of the architectures to compare: all that are ready stand in ARCHITECTURES.
+COMPARE = "TwoLayerNN, ThreeLayerNN, TanhNN"
 
 # Runs per architecture, each with another seed. More runs tell finer differences from
 # luck, and take longer.
@@ -60,9 +61,9 @@ LEARNING_RATE = 0.001
 # Training images to use: "all" (MNIST has 55,000), or a number.
 TRAIN_SAMPLES = "all"
 
-# "auto" (MNIST if possible), "mnist", "synthetic", or the recordings "spoken",
-# "speakers" and "new-voices".
+# The data set, and the voice that "new-voices" tests on: as in lesson 3.
 DATASET = "auto"
+STRANGER = "lucas"
 
 PLOT_PATH = "architecture_comparison.png"
 
@@ -110,34 +111,44 @@ class TanhNN(nn.Sequential):
         )
 
 
-# Name -> how to build a new network. To add your own, add one line; "lambda:" because
-# every seed needs a new network. Those below are ready to try: remove the "# ".
+class ConvolutionNN(nn.Sequential):
+    """Eight small windows slide over the image, and look for a pattern everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(1, 8, kernel_size=3),  # [N, 1, 28, 28] -> [N, 8, 26, 26]
+            nn.ReLU(),
+            nn.MaxPool2d(2),  # -> [N, 8, 13, 13]
+            nn.Flatten(),  # -> [N, 1352]
+            nn.Linear(8 * 13 * 13, 10),  # -> [N, 10]
+        )
+
+
+def mlp(
+    *sizes: int, activation: type[nn.Module] = nn.ReLU, dropout: float = 0.0
+) -> nn.Sequential:
+    """Build a multilayer perceptron: mlp(784, 128, 10) has the layers of TwoLayerNN."""
+    layers = [nn.Flatten()]
+    for inputs, outputs in itertools.pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), activation(), nn.Dropout(dropout)]
+    return nn.Sequential(
+        *layers[:-2]
+    )  # logits may be negative: no activation at the end
+
+
+# Name -> how to build a new network; "lambda:" because every seed needs a new one. To
+# add your own, add a line here and its name to COMPARE.
 # See ML_CONCEPTS_EXPLAINED.md#model-capacity
 ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "TwoLayerNN": TwoLayerNN,
     "ThreeLayerNN": ThreeLayerNN,
     "TanhNN": TanhNN,
-    # "Wide": lambda: nn.Sequential(
-    #     nn.Flatten(), nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 10)
-    # ),
-    # "Deep": lambda: nn.Sequential(
-    #     nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(),
-    #     nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
-    # ),
-    # "LeakyReLU": lambda: nn.Sequential(
-    #     nn.Flatten(), nn.Linear(784, 128), nn.LeakyReLU(), nn.Linear(128, 10)
-    # ),
-    # "GELU": lambda: nn.Sequential(
-    #     nn.Flatten(), nn.Linear(784, 128), nn.GELU(), nn.Linear(128, 10)
-    # ),
-    # "Dropout": lambda: nn.Sequential(
-    #     nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Dropout(0.2),
-    #     nn.Linear(128, 10)
-    # ),
-    # "Convolution": lambda: nn.Sequential(
-    #     nn.Conv2d(1, 8, kernel_size=3), nn.ReLU(),  # [N, 1, 28, 28] -> [N, 8, 26, 26]
-    #     nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 13 * 13, 10)
-    # ),
+    "Wide": lambda: mlp(784, 512, 10),
+    "Deep": lambda: mlp(784, 64, 64, 64, 10),
+    "LeakyReLU": lambda: mlp(784, 128, 10, activation=nn.LeakyReLU),
+    "GELU": lambda: mlp(784, 128, 10, activation=nn.GELU),
+    "Dropout": lambda: mlp(784, 128, 10, dropout=0.2),
+    "Convolution": ConvolutionNN,
 }
 
 
@@ -179,28 +190,23 @@ def train_epoch(
         optimizer.step()  # Step 5, step
 
 
-def check_networks(train_set: Dataset, batch_size: int) -> None:
-    """Try every network on two images, so that a mistake shows before the training."""
+def choose_architectures(names: str) -> dict[str, Callable[[], nn.Module]]:
+    """Return the entries of ARCHITECTURES that are named in a text like COMPARE."""
+    chosen = [name.strip() for name in names.split(",")]
+    for name in chosen:
+        if name not in ARCHITECTURES:
+            raise BadSettingError(
+                f"--compare: there is no {name!a}, only {', '.join(ARCHITECTURES)}"
+            )
+    return {name: ARCHITECTURES[name] for name in chosen}
+
+
+def check_network(build: Callable[[], nn.Module], train_set: Dataset) -> None:
+    """Try a network on two images, so that a mistake shows before the training."""
+    images = train_set.tensors[0][:2]
     # The first and the last class, so that an output too few is noticed.
-    images, _ = train_set.__getitems__([0, 0])
     labels = torch.tensor([0, len(train_set.classes) - 1])
-    for name, build in ARCHITECTURES.items():
-        model = build()
-        nn.functional.cross_entropy(model(images), labels).backward()
-        if build() is model:
-            raise UserError(
-                f"{name} is the same network in every run: build a new one after "
-                '"lambda:"'
-            )
-        # Batch normalization compares the images of a batch with each other.
-        normalizes = (nn.BatchNorm1d, nn.BatchNorm2d)
-        if (len(train_set) - 1) % batch_size == 0 and any(
-            isinstance(layer, normalizes) for layer in model.modules()
-        ):
-            raise UserError(
-                f"{name} normalizes batches, and the last batch of each epoch has only "
-                "one image: use another --batch-size or --train-samples"
-            )
+    nn.functional.cross_entropy(build()(images), labels).backward()
 
 
 def run_experiment(
@@ -219,38 +225,27 @@ def run_experiment(
         torch.manual_seed(seed)
         train_loader = DataLoader(
             train_set,
-            settings.batch_size,
+            batch_size=settings.batch_size,
             shuffle=True,
             generator=torch.Generator().manual_seed(seed),
             collate_fn=keep_batch,
         )
         model = build().to(device)
         criterion = nn.CrossEntropyLoss()
-        optimizer = torch.optim.Adam(
-            model.parameters(), lr=settings.learning_rate, fused=True
-        )
+        learning_rate = settings.learning_rate
+        optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
         curve = []
         start = time.perf_counter()
         for _ in range(settings.epochs):
             train_epoch(model, train_loader, criterion, optimizer, device)
-            val_loss, epoch_acc = evaluate_model(model, val_loader, device)
-            if not math.isfinite(val_loss):
-                raise UserError(
-                    f"{name} diverged: its loss is not a number any more. Divide the "
-                    "learning rate by 10 and run again"
-                )
+            _, epoch_acc = evaluate_model(model, val_loader, device)
             curve.append(epoch_acc)
         seconds.append(time.perf_counter() - start)
         val_acc.append(curve)
         models.append(model)
         print(f"{name:<14} seed {seed}: Val Acc: {curve[-1]:.2f}%, {seconds[-1]:.1f} s")
-    return Result(
-        name,
-        count_parameters(model),
-        np.array(val_acc),
-        float(np.mean(seconds)),
-        models,
-    )
+    parameters = count_parameters(model)
+    return Result(name, parameters, np.array(val_acc), np.mean(seconds), models)
 
 
 def is_tie(first: Result, second: Result) -> bool:
@@ -274,139 +269,75 @@ def best_and_tied(results: list[Result]) -> tuple[Result, list[Result]]:
     return best, [result for result in results if is_tie(result, best)]
 
 
-def choose(results: list[Result]) -> Result:
-    """Return the best architecture on validation; of those that tie, the smallest."""
-    _, tied = best_and_tied(results)
-    return min(tied, key=lambda result: (result.parameters, -result.final.mean()))
-
-
 def conclude(results: list[Result]) -> str:
     """Return in one sentence what the numbers show, to print and as title."""
     best, tied = best_and_tied(results)
-    tied_names = [result.name for result in tied]
-    beaten = [result.name for result in results if result.name not in tied_names]
-    parts = []
-    if beaten:
-        parts.append(f"{best.name} beats {', '.join(beaten)}")
-    if len(tied) > 1:
-        parts.append(f"{', '.join(tied_names)} tie")
+    names = [result.name for result in tied]
+    beaten = [result.name for result in results if result.name not in names]
+    parts = [f"{best.name} beats {', '.join(beaten)}"] if beaten else []
+    if len(names) > 1:
+        parts.append(f"{', '.join(names)} tie")
     return "; ".join(parts) or f"{best.name} alone, so there is nothing to compare"
-
-
-def explain_choice(chosen: Result, results: list[Result]) -> str:
-    """Return in one sentence why an architecture was chosen."""
-    best, tied = best_and_tied(results)
-    if len(tied) == 1:
-        return f"{chosen.name}: the best on validation."
-    if chosen is best:
-        return f"{chosen.name}: the best on validation, and none that ties is smaller."
-    return f"{chosen.name}: it ties with {best.name}, the best, and is the smallest."
-
-
-def plot_comparison(results: list[Result], title: str) -> None:
-    """Draw curves with bands, final accuracy with its range, and the cost."""
-    width = max(11.5, 2 * len(results))  # inches
-    figure = Figure(figsize=(width, 4.4), layout="constrained")
-    curves, finals, costs = figure.subplots(1, 3, width_ratios=(1.4, 1, 1))
-    # Colours that colour-blind readers can tell apart (Okabe and Ito), and markers.
-    colors = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"]
-    colors += ["#E69F00", "#56B4E9", "#000000", "#F0E442"]
-    names = [result.name for result in results]
-    for index, result in enumerate(results):
-        color = colors[index % len(colors)]
-        marker = "osD^vPX*"[index % 8]
-        epochs = np.arange(1, result.val_acc.shape[1] + 1)
-        low, high = result.val_acc.min(axis=0), result.val_acc.max(axis=0)
-        mean = result.val_acc.mean(axis=0)
-        curves.plot(epochs, mean, color=color, marker=marker, label=result.name)
-        curves.fill_between(epochs, low, high, color=color, alpha=0.15)
-        finals.errorbar(
-            index,
-            mean[-1],
-            yerr=[[mean[-1] - low[-1]], [high[-1] - mean[-1]]],
-            color=color,
-            marker=marker,
-            markersize=9,
-            capsize=6,
-        )
-        bar = costs.bar(index, result.seconds, color=color)
-        costs.bar_label(bar, [f"{result.parameters:,}"], fontsize=9)
-    curves.set(xlabel="Epoch", ylabel="Validation accuracy (%)")
-    curves.set_title("Learning curves (mean, and range of the seeds)", fontsize=11)
-    curves.xaxis.get_major_locator().set_params(integer=True)
-    curves.legend()
-    finals.set(ylabel="Validation accuracy (%)", xlim=(-0.5, len(results) - 0.5))
-    finals.set_title("At the end: mean and range", fontsize=11)
-    costs.set(ylabel="Training time (s)")
-    costs.set_title("Cost: time and parameters", fontsize=11)
-    costs.margins(y=0.1)  # room for the numbers above the bars
-    for ax in (finals, costs):
-        ax.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    for ax in (curves, finals):
-        ax.grid(alpha=0.3)
-    seeds = len(results[0].models)
-    figure.suptitle(f"{conclude(results)} ({title}, {seeds} seeds each)")
-    save_figure(figure, PLOT_PATH)
 
 
 def main() -> None:
     settings = parse_settings(
         __doc__,
+        compare=COMPARE,
         seeds=SEEDS,
         epochs=EPOCHS,
         batch_size=BATCH_SIZE,
         learning_rate=LEARNING_RATE,
         train_samples=TRAIN_SAMPLES,
         dataset=DATASET,
+        stranger=STRANGER,
     )
-    if not ARCHITECTURES:
-        raise UserError('ARCHITECTURES is empty: remove the "# " in front of a line')
+    architectures = choose_architectures(settings.compare)
     check_can_write(PLOT_PATH)
     device = get_device()
 
     print_section("Data")
     train_loader, val_loader, test_loader = load_mnist_data(
-        settings.batch_size, settings.dataset, settings.train_samples
+        settings.batch_size,
+        settings.dataset,
+        settings.train_samples,
+        stranger=settings.stranger,
     )
     train_set = train_loader.dataset
     print(f"{train_set.title}: {len(train_set):,} to train on")
-    check_networks(train_set, settings.batch_size)
+    for build in architectures.values():
+        check_network(build, train_set)
 
     print_section(f"Training: {settings.seeds} runs of {settings.epochs} epochs each")
     results = [
         run_experiment(name, build, train_set, val_loader, settings, device)
-        for name, build in ARCHITECTURES.items()
+        for name, build in architectures.items()
     ]
 
     print_section("Result")
-    print_table(
-        [
-            {
-                "architecture": result.name,
-                "parameters": f"{result.parameters:,}",
-                "val_acc_mean": f"{result.final.mean():.2f}",
-                "val_acc_spread": f"{result.spread:.2f}",
-                "training_seconds": f"{result.seconds:.1f}",
-            }
-            for result in results
-        ]
-    )
+    print("architecture    parameters  val acc: mean  spread  seconds")
+    for result in results:
+        mean, spread = result.final.mean(), result.spread
+        print(
+            f"{result.name:<14}{result.parameters:>12,}{mean:>15.2f}{spread:>8.2f}"
+            f"{result.seconds:>9.1f}"
+        )
     print_wrapped(f"{conclude(results)}.")
-    print_wrapped(
-        "Spread: the standard deviation over the seeds. Tie: luck can explain the "
-        "difference."
-    )
+    print("Spread: standard deviation over the seeds. Tie: luck can explain it.")
 
     # The test set judges the architecture that validation has chosen, and no other:
-    # to choose by test accuracy would make it too good to be true.
-    chosen = choose(results)
+    # to choose by test accuracy would make it too good to be true. Of those that tie,
+    # the smallest is taken: as good as the others, and the cheapest.
+    _, tied = best_and_tied(results)
+    chosen = min(tied, key=lambda result: (result.parameters, -result.final.mean()))
     test_accs = [
         evaluate_model(model, test_loader, device)[1] for model in chosen.models
     ]
     print_section("Choice")
-    print_wrapped(explain_choice(chosen, results))
+    print(f"{chosen.name}: the best on validation, or the smallest of those that tie.")
     print(f"Test Accuracy: {np.mean(test_accs):.2f}% (mean of {settings.seeds} runs)")
-    plot_comparison(results, train_set.title)
+    title = f"{conclude(results)} ({train_set.title}, {settings.seeds} seeds each)"
+    plot_comparison(results, title, PLOT_PATH)
 
 
 if __name__ == "__main__":

@@ -2,81 +2,58 @@
 
 Read it from top to bottom beside lesson 3: where to compute, how images become
 batches, how good a network is, what its curves say, how they are drawn. What only
-keeps the scripts running is in the folder backstage/, and no lesson needs it.
+keeps the scripts running is in the folder backstage/, and no lesson needs it. (On the
+way to speech, read backstage/sound.py: how a recording becomes an image.)
 """
 
 import itertools
 import math
 import os
-import warnings
 from typing import NamedTuple
 
 import torch
-from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.data import DataLoader
 
-from backstage.data.batches import ImageDataset, keep_batch, replace_labels
-from backstage.data.datasets import (
-    DATASETS,
-    RECORDINGS,
-    RawData,
-    load_raw_data,
-    load_recordings,
+from backstage.data.batches import (
+    ImageDataset,
+    first_samples,
+    keep_batch,
+    replace_labels,
 )
-from backstage.data.spoken_digits import class_names
-from backstage.files import (
-    atomic_path,
-    check_can_write,
-    check_weights,
-    describe_run,
-    explain_file_errors,
-    find_run,
-    record_run,
-    save_figure,
-)
-from backstage.own.handwriting import read_own_digit
+from backstage.data.datasets import RawData, load_raw_data, load_recordings
+from backstage.files import atomic_path, check_can_write
+from backstage.gpu import gpu_works
+from backstage.networks import describe_network, find_two_layers
+from backstage.own.examples import read_own
 from backstage.page.writer import write_network_page
-from backstage.pictures import plot_confusion_matrix, plot_image_rows, plot_predictions
+from backstage.pictures import (
+    plot_comparison,
+    plot_confusion_matrix,
+    plot_neurons,
+    plot_predictions,
+)
+from backstage.plotting import Axes, Figure, save_figure
+from backstage.runs import find_run, record_run
+from backstage.script import run_script
 from backstage.settings import parse_settings
-from backstage.own.voice import read_own_sound
 from backstage.terminal import (
     BadSettingError,
     UserError,
-    print_image,
     print_section,
-    print_table,
     print_wrapped,
-    run_script,
     wrap,
 )
-
-# Contents. To read here: the first four lines; the rest comes from backstage.
-__all__ = ["NUM_THREADS", "get_device"]
-__all__ += ["MNIST_MEAN", "MNIST_STD", "load_mnist_data", "keep_batch", "normalize"]
-__all__ += ["count_parameters", "diagnose_training", "evaluate_model"]
-__all__ += ["plot_training_history"]
-__all__ += ["DATASETS", "RECORDINGS", "RawData", "class_names", "load_raw_data"]
-__all__ += ["load_recordings"]
-__all__ += ["read_own_digit", "read_own_sound"]
-__all__ += ["BadSettingError", "UserError", "parse_settings", "run_script"]
-__all__ += ["print_image", "print_section", "print_table", "print_wrapped", "wrap"]
-__all__ += ["atomic_path", "check_can_write", "save_figure"]
-__all__ += ["plot_confusion_matrix", "plot_image_rows", "plot_predictions"]
-__all__ += ["write_network_page"]
-__all__ += ["describe_run", "find_run", "record_run"]
-__all__ += ["check_weights", "explain_file_errors"]
+from backstage.weights import explain_weights
 
 # ------------------------------------------------------------------------------
 # Device
 # ------------------------------------------------------------------------------
 
-# Processor cores that PyTorch uses. Large networks gain from many. Ours is so small
-# that two cores spend much of their time waiting for each other. Measured on a machine
-# with two, in seconds per epoch of lesson 3: alone, 0.7 with two cores and 0.8 with
-# one; beside another busy program, 3.7 and 0.8; beside a second run, 8.3 and 0.8. The
-# number also changes how sums are rounded, so with one, your figures do not depend on
-# how many there are. The environment variable OMP_NUM_THREADS, if set, wins.
+# Processor cores that PyTorch uses. Large networks gain from many; in ours, several
+# cores mostly wait for each other (README.md has the seconds). The number also changes
+# how sums are rounded: with one, your figures do not depend on how many there are.
+# The environment variable OMP_NUM_THREADS, if set, wins.
 NUM_THREADS = 1
 
 
@@ -85,30 +62,14 @@ def get_device() -> str:
 
     It also lets PyTorch use NUM_THREADS cores of the processor.
 
-    A GPU can be listed and still be unusable (card too old for this PyTorch, driver
-    too old), so a tiny matrix product is tried on it first.
-
-    Apple's "mps" is not chosen: it has no float64, which train_epoch in
-    03_train_mnist.py uses for exact sums, and the figures in the guide come from the
-    CPU. A network as small as ours keeps no accelerator busy anyway.
+    Apple's "mps" is not chosen: the figures in the guide come from the CPU, an Apple
+    GPU rounds differently, and a network as small as ours keeps no GPU busy.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(NUM_THREADS)
-    with warnings.catch_warnings(record=True) as reasons:  # an old driver: a warning
-        warnings.simplefilter("always")
-        try:
-            if torch.cuda.is_available():
-                ones = torch.ones(2, 2, device="cuda")
-                (ones @ ones).sum().item()
-                return "cuda"
-        except RuntimeError as error:
-            reasons.append(error)
-    if reasons:
-        reason = str(getattr(reasons[-1], "message", reasons[-1])).split("\n")[0]
-        print_wrapped(f"A GPU was found but does not work ({reason}). Using the CPU.")
-        # PyTorch's optimizers ask again, and would fail on it.
-        torch.cuda.is_available = lambda: False
-    return "cpu"
+    # Elsewhere you will read torch.cuda.is_available(). A GPU can be available and
+    # still be too old for this PyTorch, so gpu_works computes something on it.
+    return "cuda" if gpu_works() else "cpu"
 
 
 # ------------------------------------------------------------------------------
@@ -148,6 +109,7 @@ def load_mnist_data(
     train_samples: int | None = None,
     seed: int = 0,
     wrong_labels: float = 0.0,
+    stranger: str = "lucas",
 ) -> tuple[DataLoader, DataLoader, DataLoader]:
     """Return the training, validation and test loaders.
 
@@ -160,59 +122,44 @@ def load_mnist_data(
         dataset: "auto" (MNIST if possible, else synthetic), "mnist", "synthetic", or
             recordings: "spoken", "speakers", "new-voices".
         train_samples: how many of the training images to use; None means all.
-        seed: decides the order of the training images in every epoch.
+        seed: decides the order of the training images, a new one in every epoch.
         wrong_labels: share of the training labels, 0 to 1, that is replaced by random
             ones. Some of these are right by luck, with ten classes one in ten.
+        stranger: the voice that "new-voices" tests on.
 
     Returns:
-        Three DataLoaders. A batch is images, float32 [N, 1, 28, 28], normalized to
-        about mean 0 and standard deviation 1, and labels, int64 [N]. Training batches
-        come in a new random order in every epoch. `loader.dataset` has the name, the
-        title and the classes of the data set.
+        Three DataLoaders. A batch is images, float32 [N, 1, 28, 28], normalized, and
+        labels, int64 [N]. `loader.dataset.tensors` are all images and all labels.
 
     Raises:
-        ValueError: no such dataset, or batch_size or wrong_labels out of range.
-        UserError: the data can be neither found nor downloaded.
-        BadSettingError: train_samples is less than 1 or more than there are.
+        ValueError: no such dataset or voice, or a number is out of range.
+        UserError: the data cannot be had, or are fewer than train_samples.
     """
-    if batch_size < 1 or not 0 <= wrong_labels <= 1:
-        raise ValueError(f"got batch_size {batch_size}, wrong_labels {wrong_labels}")
-    data = load_raw_data(dataset)
-    images, labels = data.train_images, data.train_labels
-
+    data = load_raw_data(dataset, stranger)
     # The order is random, so that both parts are alike, and the same in every run, so
     # that results compare. (Data sets of sound have reasons for another split.)
     train_part, val_part = data.order[: -data.val_size], data.order[-data.val_size :]
-    available = len(train_part)
-    if train_samples is not None and not 1 <= train_samples <= available:
-        raise BadSettingError(
-            f"there are {available:,} training images of {data.title}, so "
-            f"--train-samples cannot be {train_samples}: use fewer, or all"
-        )
-    train_part = train_part[:train_samples]
-
-    train_labels = labels[train_part]
-    replace_labels(train_labels, wrong_labels, len(data.classes), seed)
-
-    train_set = ImageDataset(data, normalize(images[train_part]), train_labels)
-    val_set = ImageDataset(data, normalize(images[val_part]), labels[val_part])
+    train_part = first_samples(train_part, train_samples, data.title)
+    images, labels = normalize(data.train_images), data.train_labels
+    train_set = ImageDataset(data, images[train_part], labels[train_part])
+    replace_labels(train_set.tensors[1], wrong_labels, len(data.classes), seed)
+    val_set = ImageDataset(data, images[val_part], labels[val_part])
     test_set = ImageDataset(
         data, normalize(data.test_images), data.test_labels, data.test_recordings
     )
     # The order has a random generator of its own: whatever else draws random numbers
-    # (one more layer, Dropout), the images still come in the same order.
-    generator = torch.Generator().manual_seed(seed)
-    return (
-        DataLoader(
-            train_set,
-            batch_size,
-            shuffle=True,
-            generator=generator,
-            collate_fn=keep_batch,
-        ),
-        DataLoader(val_set, EVALUATION_BATCH_SIZE, collate_fn=keep_batch),
-        DataLoader(test_set, EVALUATION_BATCH_SIZE, collate_fn=keep_batch),
+    # (one more layer, Dropout), the images still come in the same order. collate_fn:
+    # these data sets hand out whole batches, which need not be collected.
+    train_loader = DataLoader(
+        train_set,
+        batch_size=batch_size,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(seed),
+        collate_fn=keep_batch,
     )
+    val_loader = DataLoader(val_set, EVALUATION_BATCH_SIZE, collate_fn=keep_batch)
+    test_loader = DataLoader(test_set, EVALUATION_BATCH_SIZE, collate_fn=keep_batch)
+    return train_loader, val_loader, test_loader
 
 
 # ------------------------------------------------------------------------------
@@ -233,23 +180,22 @@ def evaluate_model(
     Returns:
         loss: mean cross-entropy per image, 0 or more; guessing gives ln(10) = 2.303.
         accuracy: percent of images whose largest logit is the right class, 0 to 100.
-        Sums over images, not means of batch means: the last batch may be smaller.
+        Means over images, not means of batch means: the last batch may be smaller.
     """
     # Two different switches. eval() changes what some layers do (Dropout stops
     # dropping); inference_mode() saves the work of recording for gradients.
     was_training = model.training
     model.eval()
-    loss_sum, correct, count = 0.0, 0, 0
+    loss_sum, correct = 0.0, 0
     with torch.inference_mode():
         for images, labels in loader:
             images, labels = images.to(device), labels.to(device)
             logits = model(images)  # [N, 1, 28, 28] -> [N, 10]
-            loss_sum += nn.functional.cross_entropy(
-                logits, labels, reduction="sum"
-            ).item()
+            loss = nn.functional.cross_entropy(logits, labels)  # mean of the batch
+            loss_sum += loss.item() * len(labels)
             correct += (logits.argmax(dim=1) == labels).sum().item()
-            count += len(labels)
     model.train(was_training)
+    count = len(loader.dataset)
     return loss_sum / count, 100 * correct / count
 
 
@@ -262,22 +208,23 @@ def count_parameters(model: nn.Module) -> int:
 # Diagnosis
 # ------------------------------------------------------------------------------
 
-# A history is a dict of four lists with one number per epoch.
-HISTORY_KEYS = ("train_loss", "train_acc", "val_loss", "val_acc")
-
+HISTORY_KEYS = ("train_loss", "train_acc", "val_loss", "val_acc")  # a list for each
 # The thresholds below fit digit recognition, where a good network gets about 97 %.
 # Another task needs other numbers; the questions stay the same.
-GUESSING_LOSS = math.log(10)  # 2.303: the loss of giving each digit 10 % probability
-DIVERGED_LOSS = 10 * GUESSING_LOSS  # a training loss that only huge weights can cause
 LEARNED_ACCURACY = 95.0  # percent of the training images: less has not learned them
-ROUGH_FALL = 2.0  # points that training accuracy lies below its own best
+WORSE_POINTS = 2.0  # points of accuracy below its own best: clearly worse
+# Learning rate too high
+DIVERGED_LOSS = 10 * math.log(10)  # ten times that of guessing: only huge weights do it
 ROUGH_RISE = 1.01  # the training loss rose: this times the epoch before, or more
 ROUGH_SHARE = 0.25  # of all epochs: more rises than that are no accident
-WORSE_POINTS = 2.0  # points that validation accuracy lies below its own best
-TREND_EPOCHS = 2  # still improving: each of the last so many beats all before them,
+USEFUL_ACCURACY = 90.0  # percent on validation: no learning rate is too high for this
+# Still improving
+TREND_EPOCHS = 2  # each of the last so many epochs beats all before them,
 IMPROVING_POINTS = 0.5  # and the last one by so many points of validation accuracy,
 IMPROVING_SHARE = 0.05  # which are at least this share of the mistakes
+# Overfitting
 OVERFITTING_GAP = 3.0  # points that training accuracy is ahead of validation
+# A remark, no verdict
 SURER_LOSS = 1.5  # the validation loss over its own best
 
 # Verdict -> what to try next. Each advice was tried; the guide has the figures.
@@ -323,35 +270,48 @@ def diagnose_training(history: dict[str, list[float]]) -> Diagnosis:
         verdict: one of those in ADVICE; evidence: the numbers behind it; advice.
 
     Raises:
-        ValueError: the four lists are empty or differ in length.
+        ValueError: the four lists are empty or differ in length, or a loss is below 0.
     """
     train_loss, train_acc, val_loss, val_acc = (history[key] for key in HISTORY_KEYS)
     if not 0 < len(train_loss) == len(train_acc) == len(val_loss) == len(val_acc):
         raise ValueError("a history needs four lists of the same length, at least 1")
-
+    if min(train_loss + val_loss) < 0:
+        raise ValueError("a loss below 0 is no cross-entropy: look at the criterion")
     finite = math.isfinite(train_loss[-1]) and math.isfinite(val_loss[-1])
     learned = train_acc[-1] >= LEARNED_ACCURACY
-    rises = sum(b >= ROUGH_RISE * a for a, b in itertools.pairwise(train_loss))
-    rough = rises > ROUGH_SHARE * len(train_loss)
-    fell_back = train_acc[-1] <= max(train_acc) - ROUGH_FALL
     best = val_acc.index(max(val_acc))
     worse = val_acc[-1] <= val_acc[best] - WORSE_POINTS
-    # Before the first epoch the network guesses: one image in ten is right.
+
+    # 1. Has it learned nothing useful, and jumps about, falls back or is hopeless?
+    rises = sum(b >= ROUGH_RISE * a for a, b in itertools.pairwise(train_loss))
+    rough = rises > ROUGH_SHARE * len(train_loss)
+    fell_back = train_acc[-1] <= max(train_acc) - WORSE_POINTS
+    hopeless = max(train_loss) > DIVERGED_LOSS
+    useful = learned or (val_acc[-1] >= USEFUL_ACCURACY and not worse)
+    too_high = not finite or (not useful and (rough or fell_back or hopeless))
+    # 2. Did validation accuracy fall while training accuracy rose?
+    severe = worse and train_acc[-1] > train_acc[best]
+    # 3. Does validation accuracy still rise? Before the first epoch the network
+    # guesses: one image in ten is right.
     before = max([10.0, *val_acc[:-TREND_EPOCHS]])
     enough = max(IMPROVING_POINTS, IMPROVING_SHARE * (100 - before))
     improving = min(val_acc[-TREND_EPOCHS:]) > before and val_acc[-1] >= before + enough
-    gap = train_acc[-1] - val_acc[-1]
+    # 4. Does it know its training images much better than others?
+    ahead = train_acc[-1] - val_acc[-1] >= OVERFITTING_GAP
+    # 5. Does it not even know its training images? (Validation accuracy can be higher:
+    # Dropout, altered images and wrong labels make only training harder.)
+    under = max(train_acc[-1], val_acc[-1]) < LEARNED_ACCURACY
 
-    hopeless = max(train_loss) > DIVERGED_LOSS
-    if not finite or (not learned and (rough or fell_back or hopeless)):
+    # The first yes counts.
+    if too_high:
         verdict = "learning rate too high"
-    elif worse and train_acc[-1] > train_acc[best]:
+    elif severe:
         verdict = "severe overfitting"
     elif improving:
         verdict = "still improving"
-    elif gap >= OVERFITTING_GAP:
+    elif ahead:
         verdict = "overfitting"
-    elif not learned:
+    elif under:
         verdict = "underfitting"
     else:
         verdict = "good fit"
@@ -377,9 +337,7 @@ def diagnose_training(history: dict[str, list[float]]) -> Diagnosis:
 
 
 def plot_training_history(
-    history: dict[str, list[float]],
-    path: str | os.PathLike,
-    title: str = "MNIST digits",
+    history: dict[str, list[float]], path: str, title: str = "MNIST digits"
 ) -> None:
     """Draw accuracy and loss over the epochs, with the verdict as the title.
 
@@ -387,12 +345,8 @@ def plot_training_history(
         history: see diagnose_training.
         path: the PNG file to write.
         title: what was learned, named above the picture.
-
-    Raises:
-        UserError: the file cannot be written.
     """
     epochs = range(1, len(history["train_loss"]) + 1)
-    # A Figure of its own instead of pyplot's: it needs no screen and no closing.
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     # Colour, marker and line style all differ: readable in grey print as well.
     curves = (

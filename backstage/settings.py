@@ -4,9 +4,12 @@ import argparse
 import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from backstage.data.datasets import DATASETS
+from backstage.data.spoken_digits import VOICES
+from backstage.files import decode_text
 
 
 def _number(kind: type, low: float, high: float, meaning: str) -> Callable:
@@ -53,6 +56,11 @@ def _file_name(text: str) -> str:
     return text
 
 
+def _text(text: str) -> str:
+    """Return a text that can be printed and recorded, whatever the terminal sent."""
+    return decode_text(text.encode("utf-8", errors="surrogateescape"))
+
+
 # The hyperparameters of the lessons: how to read each, and what it is. The upper
 # limits keep a slip of the finger from filling the memory.
 HYPERPARAMETERS = {
@@ -72,14 +80,16 @@ HYPERPARAMETERS = {
     "seed": (_whole_number(0, 2**63 - 1), "start of all random numbers"),
     "samples_per_class": (_whole_number(1, 100), "images per class in the picture"),
     "dataset": (_choice(*DATASETS), f"one of {', '.join(DATASETS)}"),
+    "stranger": (_choice(*VOICES), "voice that new-voices tests on"),
+    "compare": (_text, "names of the architectures to compare"),
     "model": (_file_name, "file of weights to load"),
     "image": (str, "picture of a handwritten digit to read, instead of the lesson"),
-    "sound": (str, "WAV file of a spoken digit to read, instead of the lesson"),
-    "note": (str, "a remark that is recorded with the run"),
+    "sound": (str, "recording of a spoken digit to read, instead of the lesson"),
+    "note": (_text, "a remark that is recorded with the run"),
 }
 
 
-def _converter(default: object) -> Callable[[str], object]:
+def _converter(default: object) -> Callable[[str], object] | None:
     """Return how to read a hyperparameter of the learner's own, by its constant."""
     largest = sys.float_info.max
     if isinstance(default, bool):
@@ -88,7 +98,7 @@ def _converter(default: object) -> Callable[[str], object]:
         return _number(int, -largest, largest, "a whole number")
     if isinstance(default, float):
         return _number(float, -largest, largest, "a number")
-    return str
+    return _text if isinstance(default, str) else None
 
 
 class _OneLineParser(argparse.ArgumentParser):
@@ -109,7 +119,8 @@ def parse_settings(
         argv: the words of the command line; None means the real one.
         defaults: name of a hyperparameter -> the script's constant. A name that is
             not in HYPERPARAMETERS is one of the learner's own: its flag takes what
-            its constant is, a whole number, a number or a text.
+            its constant is, a number, a text, True or False. A constant of another
+            kind, such as a list or None, has no flag, and comes back as it is.
 
     Returns:
         A namespace with one attribute per hyperparameter.
@@ -125,6 +136,9 @@ def parse_settings(
     for name, default in defaults.items():
         own = (_converter(default), "a hyperparameter of your own")
         convert, meaning = HYPERPARAMETERS.get(name, own)
+        if convert is None:
+            parser.set_defaults(**{name: default})
+            continue
         parser.add_argument(
             "--" + name.replace("_", "-"),
             type=convert,
@@ -134,11 +148,11 @@ def parse_settings(
                 "%", "%%"
             ),
         )
-    words = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        # In a notebook, they belong to its kernel: ipykernel_launcher.py -f ....json
+        in_notebook = Path(sys.argv[0]).name.endswith("kernel_launcher.py")
+        argv = [] if in_notebook else sys.argv[1:]
     # Before Python 3.13, argparse loses a value that is "--", and then its way.
     return parser.parse_args(
-        [
-            word.replace("=--", "= --") if word.endswith("=--") else word
-            for word in words
-        ]
+        [word.replace("=--", "= --") if word.endswith("=--") else word for word in argv]
     )

@@ -249,7 +249,9 @@ def synthetic(synthetic_dir, monkeypatch):
 
 
 def real_mnist_files():
-    return [REAL_DATA_DIR / "MNIST" / "raw" / name for name in backstage.data.mnist.FILES]
+    return [
+        REAL_DATA_DIR / "MNIST" / "raw" / name for name in backstage.data.mnist.FILES
+    ]
 
 
 def has_real_mnist():

@@ -141,7 +141,9 @@ def few_images(monkeypatch):
     images = torch.zeros(6000, 28, 28, dtype=torch.uint8)
     images[:, 0, 0], images[:, 0, 1] = index // 256, index % 256
     labels = index % 10
-    data = backstage.data.datasets._handwriting("MNIST", (images, labels, images, labels))
+    data = backstage.data.datasets._handwriting(
+        "MNIST", (images, labels, images, labels)
+    )
     monkeypatch.setattr(dl_utils, "load_raw_data", lambda _: data)
 
 

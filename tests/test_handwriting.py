@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 import backstage.own.handwriting
 import dl_utils
-from backstage.own.handwriting import read_own_digit
 from backstage.data.mnist import load_mnist
+from backstage.own.handwriting import read_own_digit
 from backstage.terminal import UserError
 from conftest import load_script
 

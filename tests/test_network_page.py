@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import dl_utils
-from backstage.page.writer import write_network_page
 from backstage.data.synthetic_digits import STYLES, _read_style, make_digits
+from backstage.page.writer import write_network_page
 from backstage.terminal import UserError
 from conftest import load_script
 

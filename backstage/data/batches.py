@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from backstage.data.datasets import RawData
+from backstage.terminal import BadSettingError
 
 
 class ImageDataset(TensorDataset):
@@ -39,10 +40,37 @@ def keep_batch(batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     return batch
 
 
+def first_samples(
+    positions: torch.Tensor, count: int | None, title: str
+) -> torch.Tensor:
+    """Return the first so many positions of training images, int64 [count].
+
+    Args:
+        positions: all that there are, int64 [N].
+        count: how many are wanted; None means all.
+        title: what they are, for the message.
+
+    Raises:
+        BadSettingError: count is less than 1 or more than there are.
+    """
+    if count is not None and not 1 <= count <= len(positions):
+        raise BadSettingError(
+            f"there are {len(positions):,} training images of {title}, so "
+            f"--train-samples cannot be {count}: use fewer, or all"
+        )
+    return positions[:count]
+
+
 def replace_labels(
     labels: torch.Tensor, share: float, number_of_classes: int, seed: int
 ) -> None:
-    """Replace a share, 0 to 1, of the labels, int64 [N], by random ones, in place."""
+    """Replace a share, 0 to 1, of the labels, int64 [N], by random ones, in place.
+
+    Raises:
+        ValueError: the share is not from 0 to 1.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"the share of wrong labels must be 0 to 1, got {share}")
     generator = torch.Generator().manual_seed(seed ^ 1)  # not that of the shuffling
     count = round(share * len(labels))
     chosen = torch.randperm(len(labels), generator=generator)[:count]

@@ -66,6 +66,7 @@ def load_raw_data(dataset: str = "auto", stranger: str = "lucas") -> RawData:
         ValueError: no such dataset or voice.
         UserError: the data can be neither found nor downloaded.
     """
+    dataset = dataset.lower()  # a run's record says "MNIST"
     if dataset not in DATASETS:
         raise ValueError(f"dataset must be one of {DATASETS}, got {dataset!r}")
     if stranger not in VOICES:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from backstage.files import remove_leftovers
+from backstage.files import remove_leftovers, temporary_name
 
 TIMEOUT = 10  # seconds without an answer after which a server counts as dead
 
@@ -40,7 +40,7 @@ def download(
 
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
-    staging = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    staging = temporary_name(path)
     print(f"Downloading {path.name} to {path.parent}")
     # torchvision always draws its progress bar; in a log file it would be noise.
     on_terminal = sys.stderr is not None and sys.stderr.isatty()

@@ -2,12 +2,14 @@
 
 import gzip
 import hashlib
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from backstage.data.downloads import download
+from backstage.terminal import UserError
 
 # Mirrors, file names and MD5 checksums are those of torchvision.datasets.MNIST, copied
 # because importing torchvision takes a second that only a download needs.
@@ -33,6 +35,7 @@ def load_mnist(
 
     Raises:
         OSError: a file can be neither found nor downloaded.
+        UserError: another data set's file has its name, such as FashionMNIST's.
     """
     # Source of the format: http://yann.lecun.com/exdb/mnist
     return (
@@ -55,8 +58,24 @@ def _read(data_dir: Path, file: tuple[str, str], header_size: int) -> torch.Tens
         return hashlib.md5(content, usedforsecurity=False).hexdigest() == md5
 
     if not is_genuine(path):
+        if _is_whole(path):
+            raise UserError(
+                f"{path} is not the MNIST file, but another one of that name: move it "
+                "away, or let MNIST_DATA_DIR name another folder"
+            )
         if path.exists():
             print(f"{path} is damaged: getting it again.")
         download([mirror + name for mirror in MIRRORS], path, is_genuine)
     content = gzip.decompress(path.read_bytes())
     return torch.from_numpy(np.frombuffer(content, np.uint8)[header_size:].copy())
+
+
+def _is_whole(path: Path) -> bool:
+    """Tell whether gzip's own checksum finds a file to be as it was made."""
+    try:
+        with gzip.open(path) as file:
+            while file.read(2**20):
+                pass
+    except (OSError, EOFError, zlib.error):
+        return False
+    return True

@@ -30,7 +30,9 @@ def read_own_sound(path: str | os.PathLike) -> torch.Tensor:
     samples, rate = read_recording(path)
     seconds = len(samples) / rate
     if not MIN_SECONDS <= seconds <= MAX_SECONDS:
-        lasts = f"more than {MAX_SECONDS}" if seconds > MAX_SECONDS else f"{seconds:.2f}"
+        lasts = (
+            f"more than {MAX_SECONDS}" if seconds > MAX_SECONDS else f"{seconds:.2f}"
+        )
         raise UserError(
             f"{path} lasts {lasts} s: record one digit, in {MIN_SECONDS} to "
             f"{MAX_SECONDS} s"

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from backstage.data.batches import ImageDataset
 from backstage.files import atomic_path
-from backstage.terminal import UserError
 
 TEMPLATE_PATH = Path(__file__).with_name("page.html")
 
@@ -21,9 +21,9 @@ MOST_NEURONS = 128
 def write_network_page(
     path: str | os.PathLike,
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    dataset_name: str,
+    layers: tuple[nn.Linear, nn.Linear],
+    train_set: ImageDataset,
+    test_set: ImageDataset,
 ) -> None:
     """Write a page on which a SimpleNN reads what is drawn and shows why.
 
@@ -42,18 +42,13 @@ def write_network_page(
     Raises:
         UserError: the file cannot be written, or the network has other layers.
     """
-    weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-    hidden_size = len(weights.get("fc1.bias", ()))
-    if {name: list(tensor.shape) for name, tensor in weights.items()} != {
-        "fc1.weight": [hidden_size, 784],
-        "fc1.bias": [hidden_size],
-        "fc2.weight": [10, hidden_size],
-        "fc2.bias": [10],
-    }:
-        raise UserError(
-            f"{path} is not written: it can show no other layers than SimpleNN's two, "
-            "fc1 and fc2"
-        )
+    (images, labels), dataset_name = test_set.tensors, test_set.name
+    weights = {
+        f"{name}.{part}": getattr(layer, part).detach().cpu()
+        for name, layer in zip(("fc1", "fc2"), layers, strict=True)
+        for part in ("weight", "bias")
+    }
+    hidden_size = len(weights["fc1.bias"])
 
     with torch.inference_mode():
         logits = model(images.to(next(model.parameters()).device)).cpu()
