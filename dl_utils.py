@@ -15,12 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from backstage.data.batches import (
-    ImageDataset,
-    first_samples,
-    keep_batch,
-    replace_labels,
-)
+from backstage.data.batches import ImageDataset, keep_batch, replace_labels
 from backstage.data.datasets import RawData, load_raw_data, load_recordings
 from backstage.files import atomic_path, check_can_write
 from backstage.gpu import gpu_works
@@ -60,10 +55,9 @@ NUM_THREADS = 1
 def get_device() -> str:
     """Return the device to compute on: "cuda" when an NVIDIA GPU works, else "cpu".
 
-    It also lets PyTorch use NUM_THREADS cores of the processor.
-
-    Apple's "mps" is not chosen: the figures in the guide come from the CPU, an Apple
-    GPU rounds differently, and a network as small as ours keeps no GPU busy.
+    It also lets PyTorch use NUM_THREADS cores. Apple's "mps" is not chosen: it rounds
+    differently from the CPU, which the figures in the guide come from, and a network as
+    small as ours keeps no GPU busy.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(NUM_THREADS)
@@ -76,8 +70,7 @@ def get_device() -> str:
 # Data
 # ------------------------------------------------------------------------------
 
-# Mean and standard deviation of all training pixels on the scale 0..1.
-# 02_load_mnist.py computes them.
+# Of all training pixels on the scale 0 to 1; 02_load_mnist.py computes them.
 MNIST_MEAN = 0.1307
 MNIST_STD = 0.3081
 
@@ -92,12 +85,8 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
     Networks learn fastest from inputs around 0 with a spread of about 1. Training,
     validation, test and your own images must all be normalized in the same way.
 
-    Args:
-        images: uint8 [N, 28, 28], 0 to 255.
-
-    Returns:
-        float32 [N, 1, 28, 28], about -0.42 (paper) to 2.82 (ink). The new dimension
-        is the colour channel that image layers expect: 1 for grey.
+    It makes uint8 [N, 28, 28], 0 to 255, float32 [N, 1, 28, 28], about -0.42 (paper) to
+    2.82 (ink). The new dimension is the colour channel that image layers expect.
     """
     # [N, 28, 28] -> [N, 1, 28, 28]; the operations ending in "_" work in place.
     return images.unsqueeze(1).float().div_(255).sub_(MNIST_MEAN).div_(MNIST_STD)
@@ -123,8 +112,8 @@ def load_mnist_data(
             recordings: "spoken", "speakers", "new-voices".
         train_samples: how many of the training images to use; None means all.
         seed: decides the order of the training images, a new one in every epoch.
-        wrong_labels: share of the training labels, 0 to 1, that is replaced by random
-            ones. Some of these are right by luck, with ten classes one in ten.
+        wrong_labels: share of the training labels, 0 to 1, to replace by random ones,
+            of which one in ten is right by luck.
         stranger: the voice that "new-voices" tests on.
 
     Returns:
@@ -136,26 +125,21 @@ def load_mnist_data(
         UserError: the data cannot be had, or are fewer than train_samples.
     """
     data = load_raw_data(dataset, stranger)
-    # The order is random, so that both parts are alike, and the same in every run, so
-    # that results compare. (Data sets of sound have reasons for another split.)
-    train_part, val_part = data.order[: -data.val_size], data.order[-data.val_size :]
-    train_part = first_samples(train_part, train_samples, data.title)
-    images, labels = normalize(data.train_images), data.train_labels
-    train_set = ImageDataset(data, images[train_part], labels[train_part])
+    # Which images are for training, and which for validation, is random, so that both
+    # parts are alike, and the same in every run, so that results compare.
+    train_part, val_part = data.split(train_samples)
+    images, labels = data.train_images, data.train_labels
+    train_set = ImageDataset(data, normalize(images[train_part]), labels[train_part])
     replace_labels(train_set.tensors[1], wrong_labels, len(data.classes), seed)
-    val_set = ImageDataset(data, images[val_part], labels[val_part])
-    test_set = ImageDataset(
-        data, normalize(data.test_images), data.test_labels, data.test_recordings
-    )
+    val_set = ImageDataset(data, normalize(images[val_part]), labels[val_part])
+    test_set = ImageDataset(data, normalize(data.test_images), data.test_labels)
+    test_set.recordings = data.test_recordings
     # The order has a random generator of its own: whatever else draws random numbers
     # (one more layer, Dropout), the images still come in the same order. collate_fn:
     # these data sets hand out whole batches, which need not be collected.
+    generator = torch.Generator().manual_seed(seed)
     train_loader = DataLoader(
-        train_set,
-        batch_size=batch_size,
-        shuffle=True,
-        generator=torch.Generator().manual_seed(seed),
-        collate_fn=keep_batch,
+        train_set, batch_size, shuffle=True, generator=generator, collate_fn=keep_batch
     )
     val_loader = DataLoader(val_set, EVALUATION_BATCH_SIZE, collate_fn=keep_batch)
     test_loader = DataLoader(test_set, EVALUATION_BATCH_SIZE, collate_fn=keep_batch)
@@ -209,6 +193,7 @@ def count_parameters(model: nn.Module) -> int:
 # ------------------------------------------------------------------------------
 
 HISTORY_KEYS = ("train_loss", "train_acc", "val_loss", "val_acc")  # a list for each
+
 # The thresholds below fit digit recognition, where a good network gets about 97 %.
 # Another task needs other numbers; the questions stay the same.
 LEARNED_ACCURACY = 95.0  # percent of the training images: less has not learned them
@@ -222,9 +207,8 @@ USEFUL_ACCURACY = 90.0  # percent on validation: no learning rate is too high fo
 TREND_EPOCHS = 2  # each of the last so many epochs beats all before them,
 IMPROVING_POINTS = 0.5  # and the last one by so many points of validation accuracy,
 IMPROVING_SHARE = 0.05  # which are at least this share of the mistakes
-# Overfitting
+# Overfitting, and the remark "surer, not better"
 OVERFITTING_GAP = 3.0  # points that training accuracy is ahead of validation
-# A remark, no verdict
 SURER_LOSS = 1.5  # the validation loss over its own best
 
 # Verdict -> what to try next. Each advice was tried; the guide has the figures.
@@ -244,8 +228,6 @@ ADVICE = {
 
 
 class Diagnosis(NamedTuple):
-    """What diagnose_training found."""
-
     verdict: str
     evidence: str
     advice: str
@@ -257,10 +239,10 @@ class Diagnosis(NamedTuple):
 def diagnose_training(history: dict[str, list[float]]) -> Diagnosis:
     """Name what the curves of a training run show, and say what to try next.
 
-    The questions are asked in a fixed order, and the first yes gives the verdict:
-    every history gets exactly one. They go by accuracy, because accuracy is what we
-    want; the loss is what training can follow. Training accuracy is averaged over an
-    epoch while the weights move, so early in training it lies below validation.
+    The questions are asked in a fixed order, and the first yes gives the verdict. They
+    go by accuracy, because accuracy is what we want; the loss is what training can
+    follow. Training accuracy is averaged over an epoch while the weights move, so early
+    in training it lies below validation.
 
     Args:
         history: HISTORY_KEYS, each a list with one number per epoch; accuracy in
@@ -302,26 +284,22 @@ def diagnose_training(history: dict[str, list[float]]) -> Diagnosis:
     # Dropout, altered images and wrong labels make only training harder.)
     under = max(train_acc[-1], val_acc[-1]) < LEARNED_ACCURACY
 
-    # The first yes counts.
-    if too_high:
-        verdict = "learning rate too high"
-    elif severe:
-        verdict = "severe overfitting"
-    elif improving:
-        verdict = "still improving"
-    elif ahead:
-        verdict = "overfitting"
-    elif under:
-        verdict = "underfitting"
-    else:
-        verdict = "good fit"
+    rules = {
+        "learning rate too high": too_high,
+        "severe overfitting": severe,
+        "still improving": improving,
+        "overfitting": ahead,
+        "underfitting": under,
+        "good fit": True,
+    }
+    verdict = next(name for name, applies in rules.items() if applies)
 
     evidence = (
         f"Training {train_acc[-1]:.1f}% (loss {train_loss[-1]:.3g}), validation "
         f"{val_acc[-1]:.1f}% (best: {val_acc[best]:.1f}% in epoch {best + 1})."
     )
     lowest = val_loss.index(min(val_loss))
-    surer = finite and learned and val_loss[-1] >= SURER_LOSS * val_loss[lowest]
+    surer = finite and learned and val_loss[-1] > SURER_LOSS * val_loss[lowest]
     if surer and verdict != "severe overfitting":
         evidence += (
             f" The validation loss rose from {val_loss[lowest]:.3f} (epoch "
@@ -343,8 +321,7 @@ def plot_training_history(
 
     Args:
         history: see diagnose_training.
-        path: the PNG file to write.
-        title: what was learned, named above the picture.
+        path: the PNG file to write; title: what was learned.
     """
     epochs = range(1, len(history["train_loss"]) + 1)
     figure = Figure(figsize=(10, 4.4), layout="constrained")

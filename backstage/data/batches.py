@@ -1,12 +1,9 @@
 """Batches of images that are in memory already."""
 
-from collections.abc import Sequence
-
 import torch
 from torch.utils.data import TensorDataset
 
 from backstage.data.datasets import RawData
-from backstage.terminal import BadSettingError
 
 
 class ImageDataset(TensorDataset):
@@ -17,12 +14,12 @@ class ImageDataset(TensorDataset):
     """
 
     def __init__(
-        self, data: RawData, images: torch.Tensor, labels: torch.Tensor, recordings=()
+        self, data: RawData, images: torch.Tensor, labels: torch.Tensor
     ) -> None:
         super().__init__(images, labels)
         self.name, self.title, self.axes = data.name, data.title, data.axes
         self.classes = data.classes  # label 3 means classes[3]
-        self.recordings: Sequence = recordings  # what the images were made of, if sound
+        self.recordings = None  # what test images were made of, if it was sound
 
     def __getitems__(self, positions: list[int]) -> tuple[torch.Tensor, ...]:
         """Return a batch: PyTorch's own hook for data sets that can do it at once."""
@@ -38,27 +35,6 @@ def keep_batch(batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     Windows and macOS.
     """
     return batch
-
-
-def first_samples(
-    positions: torch.Tensor, count: int | None, title: str
-) -> torch.Tensor:
-    """Return the first so many positions of training images, int64 [count].
-
-    Args:
-        positions: all that there are, int64 [N].
-        count: how many are wanted; None means all.
-        title: what they are, for the message.
-
-    Raises:
-        BadSettingError: count is less than 1 or more than there are.
-    """
-    if count is not None and not 1 <= count <= len(positions):
-        raise BadSettingError(
-            f"there are {len(positions):,} training images of {title}, so "
-            f"--train-samples cannot be {count}: use fewer, or all"
-        )
-    return positions[:count]
 
 
 def replace_labels(

@@ -16,7 +16,7 @@ from backstage.data.spoken_digits import (
 )
 from backstage.data.synthetic_digits import load_synthetic
 from backstage.sound import to_image
-from backstage.terminal import UserError, print_wrapped
+from backstage.terminal import BadSettingError, UserError, print_wrapped
 
 DATA_DIR = Path(
     os.path.expanduser(os.environ.get("MNIST_DATA_DIR", ""))
@@ -50,6 +50,27 @@ class RawData(NamedTuple):
     order: torch.Tensor  # positions of the training images, int64 [N]
     val_size: int  # the last ones in that order are for validation
     test_recordings: list[Recording] | None = None  # what the test images were made of
+
+    def split(self, train_samples: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return which training images to learn from, and which to validate with.
+
+        Args:
+            train_samples: how many to learn from; None means all.
+
+        Raises:
+            BadSettingError: train_samples is less than 1 or more than there are.
+        """
+        train_part, val_part = (
+            self.order[: -self.val_size],
+            self.order[-self.val_size :],
+        )
+        available = len(train_part)
+        if train_samples is not None and not 1 <= train_samples <= available:
+            raise BadSettingError(
+                f"there are {available:,} training images of {self.title}, so "
+                f"--train-samples cannot be {train_samples}: use fewer, or all"
+            )
+        return train_part[:train_samples], val_part
 
 
 def load_raw_data(dataset: str = "auto", stranger: str = "lucas") -> RawData:
