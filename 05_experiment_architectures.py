@@ -58,10 +58,8 @@ BATCH_SIZE = 128
 # it for one architecture, tune it for every one.
 LEARNING_RATE = 0.001
 
-# Training images to use: "all" (MNIST has 55,000), or a number.
+# Training images ("all", or a number), data set and voice to test on, as in lesson 3.
 TRAIN_SAMPLES = "all"
-
-# The data set, and the voice that "new-voices" tests on: as in lesson 3.
 DATASET = "auto"
 STRANGER = "lucas"
 
@@ -322,7 +320,8 @@ def main() -> None:
             f"{result.name:<14}{result.parameters:>12,}{mean:>15.2f}{spread:>8.2f}"
             f"{result.seconds:>9.1f}"
         )
-    print_wrapped(f"{conclude(results)}.")
+    conclusion = conclude(results)
+    print_wrapped(f"{conclusion}.")
     print("Spread: standard deviation over the seeds. Tie: luck can explain it.")
 
     # The test set judges the architecture that validation has chosen, and no other:
@@ -334,9 +333,10 @@ def main() -> None:
         evaluate_model(model, test_loader, device)[1] for model in chosen.models
     ]
     print_section("Choice")
-    print(f"{chosen.name}: the best on validation, or the smallest of those that tie.")
+    reason = "the smallest of those that tie" if len(tied) > 1 else "the best"
+    print(f"{chosen.name}: {reason} on validation.")
     print(f"Test Accuracy: {np.mean(test_accs):.2f}% (mean of {settings.seeds} runs)")
-    title = f"{conclude(results)} ({train_set.title}, {settings.seeds} seeds each)"
+    title = f"{conclusion} ({train_set.title}, {settings.seeds} seeds each)"
     plot_comparison(results, title, PLOT_PATH)
 
 

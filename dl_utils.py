@@ -55,9 +55,8 @@ NUM_THREADS = 1
 def get_device() -> str:
     """Return the device to compute on: "cuda" when an NVIDIA GPU works, else "cpu".
 
-    It also lets PyTorch use NUM_THREADS cores. Apple's "mps" is not chosen: it rounds
-    differently from the CPU, which the figures in the guide come from, and a network as
-    small as ours keeps no GPU busy.
+    Apple's "mps" is not chosen: it rounds differently from the CPU, which the guide's
+    figures come from, and a network as small as ours keeps no GPU busy.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(NUM_THREADS)
@@ -85,7 +84,7 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
     Networks learn fastest from inputs around 0 with a spread of about 1. Training,
     validation, test and your own images must all be normalized in the same way.
 
-    It makes uint8 [N, 28, 28], 0 to 255, float32 [N, 1, 28, 28], about -0.42 (paper) to
+    uint8 [N, 28, 28], 0 to 255, becomes float32 [N, 1, 28, 28], about -0.42 (paper) to
     2.82 (ink). The new dimension is the colour channel that image layers expect.
     """
     # [N, 28, 28] -> [N, 1, 28, 28]; the operations ending in "_" work in place.
@@ -125,8 +124,7 @@ def load_mnist_data(
         UserError: the data cannot be had, or are fewer than train_samples.
     """
     data = load_raw_data(dataset, stranger)
-    # Which images are for training, and which for validation, is random, so that both
-    # parts are alike, and the same in every run, so that results compare.
+    # A random choice, so that both parts are alike, but always the same one.
     train_part, val_part = data.split(train_samples)
     images, labels = data.train_images, data.train_labels
     train_set = ImageDataset(data, normalize(images[train_part]), labels[train_part])

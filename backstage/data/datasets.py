@@ -60,17 +60,14 @@ class RawData(NamedTuple):
         Raises:
             BadSettingError: train_samples is less than 1 or more than there are.
         """
-        train_part, val_part = (
-            self.order[: -self.val_size],
-            self.order[-self.val_size :],
-        )
+        train_part = self.order[: -self.val_size]
         available = len(train_part)
         if train_samples is not None and not 1 <= train_samples <= available:
             raise BadSettingError(
                 f"there are {available:,} training images of {self.title}, so "
                 f"--train-samples cannot be {train_samples}: use fewer, or all"
             )
-        return train_part[:train_samples], val_part
+        return train_part[:train_samples], self.order[-self.val_size :]
 
 
 def load_raw_data(dataset: str = "auto", stranger: str = "lucas") -> RawData:
