@@ -124,8 +124,7 @@ def load_mnist_data(
         UserError: the data cannot be had, or are fewer than train_samples.
     """
     data = load_raw_data(dataset, stranger)
-    # A random choice, so that both parts are alike, but always the same one.
-    train_part, val_part = data.split(train_samples)
+    train_part, val_part = data.split(train_samples)  # at random, always the same
     images, labels = data.train_images, data.train_labels
     train_set = ImageDataset(data, normalize(images[train_part]), labels[train_part])
     replace_labels(train_set.tensors[1], wrong_labels, len(data.classes), seed)

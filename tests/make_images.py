@@ -21,7 +21,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from PIL import Image
 
 import drawings
-from backstage.files import read_runs
+from backstage.runs import read_runs
 
 IMAGES = drawings.ROOT / "images"
 MAX_SIZE = 150_000  # bytes

@@ -9,7 +9,9 @@ import pytest
 import dl_utils
 from conftest import ROOT, SCRIPTS, run_python
 
-BACKSTAGE = sorted(f"backstage/{path.name}" for path in ROOT.rglob("backstage/**/*.py"))
+BACKSTAGE = sorted(
+    path.relative_to(ROOT).as_posix() for path in ROOT.rglob("backstage/**/*.py")
+)
 OWN = {"dl_utils", "backstage", *(name.removesuffix(".py") for name in SCRIPTS)}
 TOP_LEVEL = {
     *SCRIPTS,

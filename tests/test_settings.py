@@ -300,7 +300,7 @@ def test_equal_runs_both_stay(path):
 
 RECORD = """
 import multiprocessing, sys
-from backstage.files import record_run
+from backstage.runs import record_run
 
 def record(path, process, all_ready):
     all_ready.wait()
