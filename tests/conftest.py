@@ -1,13 +1,11 @@
 """What the tests share: the scripts as modules, and the data sets."""
 
-import atexit
 import contextlib
 import csv
 import importlib.util
 import io
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -127,8 +125,6 @@ def run_main(script, *flags, cwd, data_dir):
     """
     module = script if isinstance(script, ModuleType) else load_script(script)
     output, errors = io.StringIO(), io.StringIO()
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    handlers = {name: signal.getsignal(getattr(signal, name)) for name in names}
     code = 0
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -143,10 +139,6 @@ def run_main(script, *flags, cwd, data_dir):
             run_script(module.main)
         except SystemExit as stop:
             code = stop.code or 0
-        finally:
-            for name, handler in handlers.items():
-                signal.signal(getattr(signal, name), handler)
-            atexit.unregister(signal.signal)
     if isinstance(code, str):  # Python prints it and ends with 1
         errors.write(f"{code}\n")
         code = 1

@@ -2,10 +2,12 @@
 
 import csv
 import os
+import sys
 
 import pytest
+import torch
 
-from backstage import files
+from backstage import runs
 from backstage.settings import HYPERPARAMETERS, parse_settings
 from backstage.terminal import UserError
 from conftest import ROOT, SCRIPTS, load_script, run_main, run_python
@@ -26,9 +28,10 @@ BAD_VALUES = {
     "learning-rate": POSITIVE_NUMBERS,
     "wrong-labels": ["-0.1", "1.1", "20%", "nan", "", "many"],
     "dataset": NAMES,
+    "stranger": [*NAMES, "Lucas", "lucas,theo"],
     "model": ["", "\0"],
 }
-ANY_TEXT = {"image", "sound", "note"}
+ANY_TEXT = {"image", "sound", "note", "compare"}
 # What somebody may write in place of a constant's value, and which are never right.
 BAD_CONSTANTS = [None, "many", -1, float("nan"), [], 1.5j]
 
@@ -163,6 +166,31 @@ def test_training_images_are_a_number_or_all(text, expected):
 OWN = {"dropout": 0.5, "layers": 2, "batch_norm": False, "activation": "ReLU"}
 
 
+@pytest.mark.parametrize("value", [None, [128, 64], (3, 3), {"p": 0.5}, torch.relu])
+def test_an_own_constant_of_another_kind_comes_back_as_it_is(value, capsys):
+    settings = parse_settings("", ["--layers", "3"], **OWN, choice=value)
+    assert settings.choice is value and settings.layers == 3
+    with pytest.raises(SystemExit):
+        parse_settings("", ["--help"], **OWN, choice=value)
+    assert "--choice" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("launcher", ["ipykernel", "colab_kernel"])
+def test_in_a_notebook_the_words_of_its_kernel_are_not_ours(launcher, monkeypatch):
+    words = [f"/usr/lib/{launcher}_launcher.py", "-f", "kernel-1234.json"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert vars(parse_settings("", epochs=3)) == {"epochs": 3}
+    monkeypatch.setattr(sys, "argv", ["03_train_mnist.py", "--epochs", "4"])  # %run
+    assert vars(parse_settings("", epochs=3)) == {"epochs": 4}
+
+
+def test_a_note_in_an_old_encoding_is_recorded(tmp_path):
+    word = b"gr\xf6\xdfer".decode("utf-8", errors="surrogateescape")  # as Linux does
+    settings = parse_settings("", ["--note", word], note="")
+    runs.record_run(tmp_path / "runs.csv", vars(settings))
+    assert runs.read_runs(tmp_path / "runs.csv")[0]["note"] == "gr\u00f6\u00dfer"
+
+
 def test_own_hyperparameters_are_read_by_the_kind_of_their_constants():
     assert vars(parse_settings("", [], **OWN)) == OWN
     words = [
@@ -226,7 +254,7 @@ def rows(path):
 def test_runs_are_appended_and_the_last_five_printed(path, capsys):
     for number in range(7):
         capsys.readouterr()
-        files.record_run(path, {"epochs": number, "val_acc": f"{90 + number:.2f}"})
+        runs.record_run(path, {"epochs": number, "val_acc": f"{90 + number:.2f}"})
     assert rows(path) == [
         {"epochs": str(number), "val_acc": f"{90 + number:.2f}"} for number in range(7)
     ]
@@ -238,14 +266,14 @@ def test_runs_are_appended_and_the_last_five_printed(path, capsys):
 
 def test_what_is_the_same_in_all_runs_is_printed_once(path, capsys):
     for epochs in (1, 2):
-        files.record_run(path, {"epochs": epochs, "batch_size": 64, "val_acc": "90"})
+        runs.record_run(path, {"epochs": epochs, "batch_size": 64, "val_acc": "90"})
     output = capsys.readouterr().out
     assert "In all: batch size 64\n" in output
 
 
 def test_new_columns_are_added_and_missing_cells_stay_empty(path):
     path.write_text("epochs,weather,val_acc\n1,rain,91\n2\n")
-    files.record_run(path, {"epochs": 3, "dropout": 0.5})
+    runs.record_run(path, {"epochs": 3, "dropout": 0.5})
     assert rows(path) == [
         {"epochs": "1", "weather": "rain", "val_acc": "91", "dropout": ""},
         {"epochs": "2", "weather": "", "val_acc": "", "dropout": ""},
@@ -255,23 +283,67 @@ def test_new_columns_are_added_and_missing_cells_stay_empty(path):
 
 def test_cells_without_a_heading_are_kept(path):
     path.write_text("epochs\n1,rain\n")
-    files.record_run(path, {"epochs": 2})
+    runs.record_run(path, {"epochs": 2})
     assert [list(row.values()) for row in rows(path)] == [["1", "rain"], ["2", ""]]
 
 
 def test_the_mark_that_spreadsheets_put_in_front_is_understood(path):
     path.write_text("epochs,val_acc\n1,90\n", encoding="utf-8-sig")
-    files.record_run(path, {"epochs": 2, "val_acc": 91})
+    runs.record_run(path, {"epochs": 2, "val_acc": 91})
     assert [row["epochs"] for row in rows(path)] == ["1", "2"]
+
+
+SAVED = "epochs;val_acc;note\r\n1;90;gr\u00f6\u00dfer, x\r\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        SAVED.encode("cp1252"),
+        SAVED.encode("utf-8-sig"),
+        SAVED.replace(";", "\t").encode("utf-16"),
+        b"\xfe\xff" + SAVED.replace(";", "\t").encode("utf-16-be"),
+        SAVED.rstrip().encode(),
+    ],
+    ids=["semicolons", "with a mark", "tabs", "the other way round", "no last line"],
+)
+def test_a_table_that_a_spreadsheet_has_saved_is_understood(path, content):
+    path.write_bytes(content)
+    runs.record_run(path, {"epochs": 2, "val_acc": 91, "note": "b"})
+    runs.record_run(path, {"epochs": 3, "val_acc": 92, "note": "c"})
+    assert rows(path) == [
+        {"epochs": "1", "val_acc": "90", "note": "gr\u00f6\u00dfer, x"},
+        {"epochs": "2", "val_acc": "91", "note": "b"},
+        {"epochs": "3", "val_acc": "92", "note": "c"},
+    ]
+
+
+def test_a_second_column_of_one_name_is_kept(path):
+    path.write_text("epochs,note,note\n1,a,b\n")
+    runs.record_run(path, {"epochs": 2, "note": "c"})
+    found = [list(row.values()) for row in rows(path)]
+    assert found == [["1", "a", "b"], ["2", "c", ""]]
+
+
+def test_a_line_break_in_a_note_does_not_tear_the_table(path, capsys):
+    runs.record_run(path, {"epochs": 1, "val_acc": "90", "note": "two\nlines"})
+    assert "two lines" in capsys.readouterr().out
+
+
+def test_only_a_line_is_added_where_the_columns_are_the_same(path):
+    runs.record_run(path, {"epochs": 1})
+    before = path.read_bytes()
+    runs.record_run(path, {"epochs": 2})
+    assert path.read_bytes() == before + b"2,\r\n"
 
 
 @pytest.mark.parametrize(
     "note", ['commas, "quotes"', "two\nlines", "\u6570\u5b57", "="]
 )
 def test_any_note_is_recorded(path, note):
-    files.record_run(path, {"epochs": 1, "note": note})
-    files.record_run(path, {"epochs": 2, "note": ""})
-    assert [row["note"] for row in files.read_runs(path)] == [note, ""]
+    runs.record_run(path, {"epochs": 1, "note": note})
+    runs.record_run(path, {"epochs": 2, "note": ""})
+    assert [row["note"] for row in runs.read_runs(path)] == [note, ""]
 
 
 @pytest.mark.parametrize(
@@ -281,20 +353,20 @@ def test_any_note_is_recorded(path, note):
 )
 def test_a_run_is_recorded_whatever_the_file_held(path, content):
     path.write_bytes(content.encode("latin-1"))
-    files.record_run(path, {"epochs": 1})
-    assert files.read_runs(path)[-1]["epochs"] == "1"
+    runs.record_run(path, {"epochs": 1})
+    assert runs.read_runs(path)[-1]["epochs"] == "1"
 
 
 def test_a_file_that_is_no_table_is_one_line_and_left_alone(path):
     path.write_text("9" * 200_000)
     with pytest.raises(UserError, match="is not a table of runs: move it away"):
-        files.record_run(path, {"epochs": 1})
+        runs.record_run(path, {"epochs": 1})
     assert path.read_text() == "9" * 200_000
 
 
 def test_equal_runs_both_stay(path):
     for _ in range(2):
-        files.record_run(path, {"epochs": 1})
+        runs.record_run(path, {"epochs": 1})
     assert len(rows(path)) == 2
 
 
@@ -330,7 +402,7 @@ def test_processes_that_record_at_the_same_time_lose_nothing(tmp_path):
         "record.py", "runs.csv", cwd=tmp_path, data_dir=tmp_path, PYTHONPATH=str(ROOT)
     )
     assert (process.returncode, process.stderr) == (0, "")
-    recorded = rows(tmp_path / "runs.csv")
+    recorded = runs.read_runs(tmp_path / "runs.csv")
     found = sorted((row["process"], row["number"]) for row in recorded)
     assert found == [(str(p), str(n)) for p in range(4) for n in range(10)]
     assert not list(tmp_path.glob("*.tmp"))
@@ -341,22 +413,30 @@ def test_processes_that_record_at_the_same_time_lose_nothing(tmp_path):
 # ------------------------------------------------------------------------------
 
 
-def test_the_run_that_wrote_a_file_is_found(path, tmp_path):
+def test_the_run_that_wrote_a_file_is_found(path, tmp_path, capsys):
     for name in ("first", "second"):
         (tmp_path / name).write_text(name)
-        files.record_run(path, {"note": name}, tmp_path / name)
-    files.record_run(path, {"note": "wrote nothing"})
+        runs.record_run(path, {"note": name}, tmp_path / name)
+    runs.record_run(path, {"note": "wrote nothing"})
     for name in ("first", "second"):
-        assert files.find_run(path, tmp_path / name) == {"note": name}
+        assert runs.find_run(path, tmp_path / name) == {"note": name}
+        assert f"It was trained with note {name}\n" in capsys.readouterr().out
     (tmp_path / "first").write_text("retrained elsewhere")
-    assert files.find_run(path, tmp_path / "first") == {}
+    assert runs.find_run(path, tmp_path / "first") == {}
 
 
-def test_without_a_record_no_run_is_found(path, tmp_path):
+def test_without_a_record_no_run_is_found(path, tmp_path, capsys):
     (tmp_path / "model").write_text("weights")
-    assert files.find_run(path, tmp_path / "model") == {}
+    assert runs.find_run(path, tmp_path / "model") == {}
+    output = " ".join(capsys.readouterr().out.split())
+    assert "what they were trained on is not known" in output
 
 
-def test_a_run_is_described_in_words():
+def test_a_run_is_described_in_words(path, tmp_path, capsys):
+    (tmp_path / "model").write_text("weights")
     run = {"epochs": "10", "batch_size": "64", "note": "", "verdict": "good fit"}
-    assert files.describe_run(run) == "epochs 10, batch size 64, verdict good fit"
+    runs.record_run(path, run, tmp_path / "model")
+    capsys.readouterr()
+    runs.find_run(path, tmp_path / "model")
+    expected = "It was trained with epochs 10, batch size 64, verdict good fit\n"
+    assert capsys.readouterr().out == expected
