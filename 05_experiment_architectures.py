@@ -127,11 +127,11 @@ def mlp(
 ) -> nn.Sequential:
     """Build a multilayer perceptron: mlp(784, 128, 10) has the layers of TwoLayerNN."""
     layers = [nn.Flatten()]
-    for inputs, outputs in itertools.pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), activation(), nn.Dropout(dropout)]
-    return nn.Sequential(
-        *layers[:-2]
-    )  # logits may be negative: no activation at the end
+    for inputs, outputs in itertools.pairwise(sizes[:-1]):
+        layers += [nn.Linear(inputs, outputs), activation()]
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
 
 
 # Name -> how to build a new network; "lambda:" because every seed needs a new one. To
@@ -201,7 +201,7 @@ def choose_architectures(names: str) -> dict[str, Callable[[], nn.Module]]:
 
 def check_network(build: Callable[[], nn.Module], train_set: Dataset) -> None:
     """Try a network on two images, so that a mistake shows before the training."""
-    images = train_set.tensors[0][:2]
+    images = train_set.tensors[0][[0, 0]]
     # The first and the last class, so that an output too few is noticed.
     labels = torch.tensor([0, len(train_set.classes) - 1])
     nn.functional.cross_entropy(build()(images), labels).backward()

@@ -296,7 +296,7 @@ def diagnose_training(history: dict[str, list[float]]) -> Diagnosis:
         f"{val_acc[-1]:.1f}% (best: {val_acc[best]:.1f}% in epoch {best + 1})."
     )
     lowest = val_loss.index(min(val_loss))
-    surer = finite and learned and val_loss[-1] > SURER_LOSS * val_loss[lowest]
+    surer = finite and learned and val_loss[-1] >= SURER_LOSS * val_loss[lowest] > 0
     if surer and verdict != "severe overfitting":
         evidence += (
             f" The validation loss rose from {val_loss[lowest]:.3f} (epoch "

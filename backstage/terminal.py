@@ -21,7 +21,7 @@ class UserError(Exception):
     exit_code = 1
 
 
-class BadSettingError(UserError):
+class BadSettingError(UserError, ValueError):
     """A hyperparameter has a value that cannot be used."""
 
     exit_code = 2

@@ -144,7 +144,7 @@ def few_images(monkeypatch):
     data = backstage.data.datasets._handwriting(
         "MNIST", (images, labels, images, labels)
     )
-    monkeypatch.setattr(dl_utils, "load_raw_data", lambda _: data)
+    monkeypatch.setattr(dl_utils, "load_raw_data", lambda *_: data)
 
 
 def numbers(loader):
@@ -223,7 +223,7 @@ def test_wrong_labels_are_not_those_that_come_first(few_images):
     train_loader, _, _ = dl_utils.load_mnist_data(
         batch_size=100, seed=42, wrong_labels=0.2
     )
-    batches = list(train_loader.sampler)
+    batches = list(train_loader.batch_sampler)
     shares = [wrong(train_loader)[batch].float().mean().item() for batch in batches]
     assert min(shares) > 0.05 and max(shares) < 0.35
     assert mean(shares) == pytest.approx(0.18, abs=0.03)

@@ -81,14 +81,18 @@ def load_raw_data(dataset: str = "auto", stranger: str = "lucas") -> RawData:
         stranger: the voice, one of VOICES, that "new-voices" tests on.
 
     Raises:
-        ValueError: no such dataset or voice.
+        BadSettingError: no such data set or voice.
         UserError: the data can be neither found nor downloaded.
     """
     dataset = dataset.lower()  # a run's record says "MNIST"
     if dataset not in DATASETS:
-        raise ValueError(f"dataset must be one of {DATASETS}, got {dataset!r}")
+        raise BadSettingError(
+            f"the data set must be one of {', '.join(DATASETS)}, got {dataset!a}"
+        )
     if stranger not in VOICES:
-        raise ValueError(f"stranger must be one of {VOICES}, got {stranger!r}")
+        raise BadSettingError(
+            f"the stranger must be one of {', '.join(VOICES)}, got {stranger!a}"
+        )
     if dataset in RECORDINGS:
         return _recordings(dataset, stranger)
     if dataset == "synthetic":
