@@ -15,7 +15,8 @@ from PIL import Image
 
 import dl_utils
 from backstage.data.datasets import RECORDINGS
-from backstage.data.spoken_digits import SAMPLE_RATE, load_recordings
+from backstage.data.spoken_digits import read_recordings
+from backstage.sound import SAMPLE_RATE
 from conftest import FSDD_ARCHIVE, REAL_DATA_DIR, SCRIPTS, run_main
 from documents import (
     CONCEPTS,
@@ -221,7 +222,7 @@ def test_the_commands_outside_the_lab_run(tmp_path, synthetic_dir, monkeypatch):
     if HAS_RECORDINGS:
         with wave.open(str(tmp_path / "my_digit.wav"), "wb") as file:
             file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
-            samples = load_recordings(REAL_DATA_DIR)[0].samples
+            samples = read_recordings(REAL_DATA_DIR)[0].samples
             file.writeframes((samples * 32767).numpy().astype("<i2").tobytes())
 
     def run(script, *words, dataset):
