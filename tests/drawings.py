@@ -24,9 +24,8 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from backstage.data import spoken_digits  # noqa: E402
-from backstage.data.datasets import DATA_DIR  # noqa: E402
-from dl_utils import load_mnist_data  # noqa: E402
+from backstage import sound  # noqa: E402
+from dl_utils import load_mnist_data, load_recordings  # noqa: E402
 
 # 768 pixels: fits a page, and the letters can still be read on a phone.
 WIDTH = 6.4  # inches, 120 pixels each
@@ -384,15 +383,15 @@ def speaker_embeddings() -> Figure:
 
 
 def spectrogram() -> Figure:
-    rate, length = spoken_digits.SAMPLE_RATE, spoken_digits.LENGTH
-    window, hop = spoken_digits.WINDOW, spoken_digits.HOP
+    rate, length = sound.SAMPLE_RATE, sound.LENGTH
+    window, hop = sound.WINDOW, sound.HOP
     # A "six" shows much: a hiss, a vowel, the silence before the k, a hiss again.
     (samples,) = (
         recording.samples
-        for recording in spoken_digits.load_recordings(DATA_DIR)
+        for recording in load_recordings()
         if recording[:3] == (6, "theo", 0)
     )
-    image = spoken_digits.to_image(samples)
+    image = sound.to_image(samples)
     missing = length - len(samples)
     samples = nn.functional.pad(samples, (missing // 2, missing - missing // 2))
     hann = torch.hann_window(window)
@@ -407,14 +406,14 @@ def spectrogram() -> Figure:
     wave.plot(torch.arange(length) / rate, samples, color="tab:blue", linewidth=0.6)
     wave.set_title(f"The wave: {length:,} numbers in one second")
     wave.set(ylabel="Air pressure\n(1: full scale)", ylim=(-0.035, 0.05))
-    for time, sound in ((0.33, "s"), (0.43, "i"), (0.56, "k"), (0.66, "s")):
-        wave.text(time, 0.036, sound, ha="center", size=13, weight="bold")
+    for time, letter in ((0.33, "s"), (0.43, "i"), (0.56, "k"), (0.66, "s")):
+        wave.text(time, 0.036, letter, ha="center", size=13, weight="bold")
     style = {"cmap": "gray_r", "aspect": "auto"}
     fine.imshow(
         decibels,
         extent=(0, length / rate, 0, rate / 2),
         origin="lower",
-        vmin=-spoken_digits.RANGE,
+        vmin=-sound.RANGE,
         **style,
     )
     fine.set_title("The spectrogram: which frequencies are loud (dark), and when")
@@ -430,7 +429,7 @@ def spectrogram() -> Figure:
     frequencies = (100, 250, 500, 1000, 2000, 3500)
     time = torch.arange(length) / rate
     tones = (torch.sin(2 * torch.pi * hertz * time) for hertz in frequencies)
-    rows = [spoken_digits.to_image(tone).sum(dim=1).argmax().item() for tone in tones]
+    rows = [sound.to_image(tone).sum(dim=1).argmax().item() for tone in tones]
     coarse.set_yticks(rows, frequencies)
     coarse.set_title(
         f"What the network gets: {size} x {size} numbers, like an MNIST digit"

@@ -30,7 +30,7 @@ MAX_SIZE = 150_000  # bytes
 VERDICTS = {
     "good fit": "",
     "underfitting": "--hidden-size 2",
-    "still improving": "--learning-rate 0.00001",
+    "still improving": "--learning-rate 0.000001",
     "overfitting": "--train-samples 1000 --epochs 100",
     "severe overfitting": "--train-samples 5000 --epochs 60 --wrong-labels 0.2",
     "learning rate too high": "--learning-rate 0.1",

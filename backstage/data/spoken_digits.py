@@ -42,7 +42,7 @@ ORDER_SEED = 0  # the same order in every script and every run
 
 # Who validates "new-voices"; if that is the stranger to test on, then the other. Two
 # strangers who differ, though both have a German accent: a SimpleNN trained on the four
-# other voices understands one 88 % of the time and the other 62 % (means of six seeds).
+# other voices understands one 88 % of the time and the other 61 % (means of six seeds).
 # So one stranger does not speak for another.
 VALIDATION_VOICES = ("yweweler", "lucas")
 
