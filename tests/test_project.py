@@ -34,12 +34,12 @@ def test_the_oldest_versions_are_those_that_the_workflow_tests():
 def test_the_readme_begins_with_commands_that_exist():
     readme = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```(?:bash|powershell)\n(.*?)```", readme, re.DOTALL)
-    first_four = [block.strip() for block in blocks[:4]]
-    assert all("\n" not in block for block in first_four)
-    for block in first_four:
+    first_blocks = [block.strip() for block in blocks[:5]]
+    assert all("\n" not in block for block in first_blocks)
+    for block in first_blocks:
         assert "requirements.txt" in block
-    endings = ["03_train_mnist.py", "03_train_mnist.py", "pytest", "pytest"]
-    for block, ending in zip(first_four, endings, strict=True):
+    endings = [*3 * ["03_train_mnist.py"], *2 * ["pytest"]]
+    for block, ending in zip(first_blocks, endings, strict=True):
         assert block.endswith(ending)
     for script in re.findall(r"python (\S+\.py)", readme):
         assert (ROOT / script).exists()
