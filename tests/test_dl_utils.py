@@ -411,6 +411,40 @@ def test_far_from_the_goal_more_than_half_a_point_must_be_gained(before):
         assert (verdict(curves) == "still improving") is expected
 
 
+@pytest.mark.parametrize(
+    ("val_acc", "best", "expected"),
+    [
+        (95.0, 95.2, "good fit"),
+        (90.0, 91.9, "underfitting"),
+        (89.9, 90.0, "learning rate too high"),
+        (93.0, 95.0, "learning rate too high"),
+    ],
+)
+def test_a_network_that_is_useful_in_the_end_had_no_learning_rate_too_high(
+    val_acc, best, expected
+):
+    # As with altered images: training accuracy stays below 95%, and the loss is rough.
+    curves = flat(train_acc=89.0, val_acc=best)
+    curves["train_loss"] = [0.3, 0.35] * 5
+    curves["val_acc"][-1] = val_acc
+    assert verdict(curves) == expected
+
+
+@pytest.mark.parametrize(
+    ("val_acc", "expected"), [(95.0, "good fit"), (94.99, "underfitting")]
+)
+def test_what_only_makes_training_harder_is_no_underfitting(val_acc, expected):
+    assert verdict(flat(train_acc=80.0, val_acc=val_acc)) == expected
+
+
+@pytest.mark.parametrize("key", ["train_loss", "val_loss"])
+def test_a_loss_below_0_is_a_mistake_in_the_code(key):
+    curves = flat()
+    curves[key][3] = -0.1
+    with pytest.raises(ValueError, match="no cross-entropy"):
+        diagnose_training(curves)
+
+
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 @pytest.mark.parametrize("key", ["train_loss", "val_loss"])
 def test_a_loss_that_is_no_number_means_too_large_steps(key, broken):

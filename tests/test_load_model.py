@@ -29,6 +29,7 @@ from conftest import (
 from dl_utils import UserError
 
 SCRIPT = ROOT / "04_load_model.py"
+QUICK = ("--dataset", "synthetic", "--train-samples", 640, "--epochs", 2)
 PICTURES = {"predictions.png", "confusion_matrix.png", "what_it_learned.png"}
 
 
@@ -72,8 +73,7 @@ def test_the_network_is_that_of_lesson_3():
 def lessons(script, train_script, tmp_path_factory, synthetic_dir):
     """Lesson 3 (short) and lesson 4: the folder and both outputs."""
     folder = tmp_path_factory.mktemp("lessons")
-    quick = ("--dataset", "synthetic", "--train-samples", 640, "--epochs", 2)
-    training = run_main(train_script, *quick, cwd=folder, data_dir=synthetic_dir)
+    training = run_main(train_script, *QUICK, cwd=folder, data_dir=synthetic_dir)
     # Without flags: it is the record that tells which data to test on.
     loading = run_main(script, cwd=folder, data_dir=synthetic_dir)
     for run in (training, loading):
@@ -109,6 +109,7 @@ def test_the_size_mismatch_is_pytorchs_own_message(lessons, script):
 
 
 def test_dropout_and_gradients_are_two_things(script, capsys):
+    torch.manual_seed(0)
     script.compare_modes()
     pattern = r"  (\w+)\(\)  \[([\d, ]+)\]  gradients (recorded|not recorded)"
     rows = re.findall(pattern, capsys.readouterr().out)
@@ -138,6 +139,66 @@ def test_a_network_of_two_neurons_goes_through_the_lesson(
     run = run_main(script, *flags, cwd=tmp_path, data_dir=synthetic_dir)
     assert (run.returncode, run.stderr) == (0, "")
     assert_fits_the_console(run.stdout)
+
+
+# ------------------------------------------------------------------------------
+# Networks of the learner's own
+# ------------------------------------------------------------------------------
+
+# What learners make of SimpleNN: (old, new) in both lessons.
+RELU = ("self.relu = nn.ReLU()", "x = self.relu(x)")
+EDITS = {
+    "renamed": [("fc1", "layer1")],
+    "one more layer": [
+        (RELU[0], f"{RELU[0]}\n        self.fc3 = nn.Linear(hidden_size, hidden_size)"),
+        (RELU[1], f"{RELU[1]}\n        x = self.fc3(x)"),
+    ],
+    "normalized": [
+        (RELU[0], f"{RELU[0]}\n        self.norm = nn.BatchNorm1d(hidden_size)"),
+        (RELU[1], f"x = self.norm(x)\n        {RELU[1]}"),
+    ],
+    "Tanh": [(RELU[1], "x = torch.tanh(x)")],
+    "convolution": [
+        ("self.flatten = nn.Flatten()", "self.conv = nn.Conv2d(1, 4, 28)"),
+        ("x = self.flatten(images)", "x = self.conv(images).flatten(1)"),
+        ("nn.Linear(784, hidden_size)", "nn.Linear(4, hidden_size)"),
+    ],
+    "Dropout": [
+        (RELU[0], f"{RELU[0]}\n        self.dropout = nn.Dropout(0.5)"),
+        (RELU[1], f"{RELU[1]}\n        x = self.dropout(x)"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_what_holds_for_any_network_comes_for_any(name, synthetic_dir, tmp_path):
+    (tmp_path / "my_network.html").write_text("an earlier network")
+    for lesson, flags in (("03_train_mnist", QUICK), ("04_load_model", ())):
+        code = (ROOT / f"{lesson}.py").read_text(encoding="utf-8")
+        head, class_, rest = code.partition("class SimpleNN")
+        body, function, rest = rest.partition("\n\n\ndef ")
+        for old, new in EDITS[name]:
+            assert old in body
+            body = body.replace(old, new)
+        copy = tmp_path / f"{lesson}.py"
+        copy.write_text(head + class_ + body + function + rest, encoding="utf-8")
+        run = run_main(load_script(copy), *flags, cwd=tmp_path, data_dir=synthetic_dir)
+        assert (run.returncode, run.stderr) == (0, "")
+    assert "Test Accuracy: " in run.stdout
+    assert PICTURES - {"what_it_learned.png"} <= set(os.listdir(tmp_path))
+    page = (tmp_path / "my_network.html").read_text()
+    if name in ("renamed", "Dropout"):  # it computes what SimpleNN computes
+        said = dict(
+            re.findall(r"^ *(sum|The network itself says) +(\S+)$", run.stdout, re.M)
+        )
+        assert said["sum"] == said["The network itself says"]
+        assert len(page) > 100_000
+    else:
+        assert "computes something else" in run.stdout
+        assert (
+            "The my_network.html that is here shows an earlier network." in run.stdout
+        )
+        assert page == "an earlier network"
 
 
 # ------------------------------------------------------------------------------
@@ -487,6 +548,15 @@ def test_other_layers_are_named_and_sent_to_lesson_3(bad_model, layers, differen
     assert difference in message
     assert "make the class SimpleNN here equal to that of lesson 3" in message
     assert "--hidden-size" not in message
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod", "module"])
+def test_weights_of_a_wrapped_model(bad_model, script, prefix):
+    weights = script.SimpleNN().state_dict()
+    wrapped = {f"{prefix}.{name}": tensor for name, tensor in weights.items()}
+    message = bad_model(saved(wrapped))
+    assert f"save model.{prefix}.state_dict() instead" in message
+    assert "equal to that of lesson 3" not in message
 
 
 def test_another_hidden_size_is_named(bad_model, script):
