@@ -15,7 +15,7 @@ import time
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from dl_utils import (
     atomic_path,
@@ -23,12 +23,16 @@ from dl_utils import (
     describe_network,
     diagnose_training,
     evaluate_model,
+    explain_weights,
+    find_run,
     get_device,
     load_mnist_data,
+    normalize,
     parse_settings,
     plot_training_history,
     print_section,
     print_wrapped,
+    read_own_examples,
     record_run,
     run_script,
 )
@@ -73,6 +77,15 @@ DATASET = "auto"
 
 # The voice that new-voices tests on: george, jackson, lucas, nicolas, theo or yweweler.
 STRANGER = "lucas"
+
+# Weights to begin with instead of random ones, such as "mnist_model.pth"; "" for none.
+# Training then goes on where another run ended: fine-tuning.
+# See ML_CONCEPTS_EXPLAINED.md#fine-tuning
+START_FROM = ""
+
+# Examples of your own that join the training, such as "my_digits.png" or "my_voice.wav"
+# from the page of lesson 4; "" for none.
+OWN = ""
 
 # A remark that is recorded with the run, such as "no relu". The record shows settings
 # that you changed, but not code that you changed.
@@ -216,6 +229,8 @@ def main() -> None:
         seed=SEED,
         dataset=DATASET,
         stranger=STRANGER,
+        start_from=START_FROM,
+        own=OWN,
         note=NOTE,
     )
     check_can_write(MODEL_PATH, HISTORY_PLOT_PATH, RUNS_PATH)
@@ -240,14 +255,38 @@ def main() -> None:
         f"{train_set.title}: {len(train_set):,} to train on, "
         f"{len(val_loader.dataset):,} to validate, {len(test_loader.dataset):,} to test"
     )
+    results = {"dataset": train_set.name, "train_samples": len(train_set)}
+    kept_loader = None
+    if settings.own:
+        images, labels, kept = read_own_examples(settings.own, train_set)
+        train_set.add(normalize(images[~kept]), labels[~kept])
+        results["own"] = f"{settings.own} ({len(labels)})"
+        print(
+            f"{len(labels)} of your own: {kept.sum()} are kept back, the rest join in"
+        )
+        # Measured on what was taught, memorizing would look like learning.
+        if kept.any():
+            kept_set = TensorDataset(normalize(images[kept]), labels[kept])
+            kept_loader = DataLoader(kept_set, batch_size=1000)
     print(f"{len(train_loader):,} batches of {settings.batch_size} per epoch")
 
     print_section("Network")
     model = SimpleNN(settings.hidden_size).to(device)
+    if settings.start_from:
+        with explain_weights(settings.start_from, model):
+            model.load_state_dict(
+                torch.load(settings.start_from, map_location=device, weights_only=True)
+            )
+        print(f"Loaded model from {settings.start_from}")
+        run = find_run(RUNS_PATH, settings.start_from)
+        # This run may replace the file, so its content is recorded, not its name.
+        results["start_from"] = run["weights"]
     images, _ = next(iter(train_loader))
     describe_network(model, images.to(device))
-    untrained_loss, _ = evaluate_model(model, val_loader, device)
-    print(f"Loss before training: {untrained_loss:.3f}; guessing: ln(10) = 2.303")
+    loss_before, acc_before = evaluate_model(model, val_loader, device)
+    print(f"Loss before training: {loss_before:.3f}; guessing: ln(10) = 2.303")
+    if kept_loader:
+        _, kept_before = evaluate_model(model, kept_loader, device)
 
     print_section(f"Training on {device}, learning rate {settings.learning_rate}")
     history = train(
@@ -258,6 +297,8 @@ def main() -> None:
         settings.learning_rate,
         device,
     )
+    if settings.start_from:
+        history["val_acc_before"] = acc_before
 
     print_section("Verdict")
     # See ML_CONCEPTS_EXPLAINED.md#overfitting--underfitting
@@ -280,11 +321,18 @@ def main() -> None:
         print_section("Test")
         _, test_acc = evaluate_model(model, test_loader, device)
         print(f"Test Accuracy: {test_acc:.2f}%")
+    if kept_loader:
+        _, kept_after = evaluate_model(model, kept_loader, device)
+        count = len(kept_set)
+        before, after = (round(acc * count / 100) for acc in (kept_before, kept_after))
+        print(
+            f"Own examples kept back: {before} of {count} right before, {after} of "
+            f"{count} after"
+        )
+        print(f"{count} are few: one more or less is luck.")
 
     print_section("Your last runs")
-    results = {
-        "dataset": train_set.name,
-        "train_samples": len(train_set),
+    results |= {
         "train_acc": f"{history['train_acc'][-1]:.2f}",
         "val_acc": f"{history['val_acc'][-1]:.2f}",
         "verdict": diagnosis.verdict,

@@ -206,8 +206,8 @@ def show_predictions(
         print(f"  really {name}: {format_top3(probabilities[index], classes)}")
 
     print("\nHow many of each class are right:")
-    for label, name in enumerate(classes):
-        hits = predictions[labels == label] == label
+    for label in labels.unique().tolist():
+        name, hits = classes[label], predictions[labels == label] == label
         accuracy = 100 * hits.float().mean().item()
         print(f"  {name:<9} {accuracy:5.1f}%  {'#' * round(accuracy / 2)}")
 
@@ -349,7 +349,7 @@ def main() -> None:
     run = find_run(RUNS_PATH, settings.model)
     if settings.image or settings.sound:
         print_section("Your digit, as the network sees it")
-        image, classes = read_own(settings.image, settings.sound, run.get("dataset"))
+        image, classes = read_own(settings.image, settings.sound, run)
         # [28, 28] -> [1, 28, 28]: a network takes batches, even of one.
         # See ML_CONCEPTS_EXPLAINED.md#tensors
         (probabilities,) = predict(model, normalize(image[None]), device)
@@ -367,6 +367,8 @@ def main() -> None:
         dataset, stranger = run.get("dataset", "auto"), run.get("stranger", stranger)
     train_loader, _, test_loader = load_mnist_data(dataset=dataset, stranger=stranger)
     test_set = test_loader.dataset
+    if test_set.name == "speakers" and run.get("own"):
+        test_set.classes.append("you")  # whom the test set does not know
     _, accuracy = evaluate_model(model, test_loader, device)
     print(f"Test Accuracy: {accuracy:.2f}%  ({test_set.title})")
 

@@ -20,7 +20,7 @@ from backstage.data.datasets import RawData, load_raw_data, load_recordings
 from backstage.files import atomic_path, check_can_write
 from backstage.gpu import gpu_works
 from backstage.networks import describe_network, find_two_layers
-from backstage.own.examples import read_own
+from backstage.own.examples import read_own, read_own_examples
 from backstage.page.writer import write_network_page
 from backstage.pictures import (
     plot_comparison,
@@ -243,7 +243,8 @@ def diagnose_training(history: dict[str, list[float]]) -> Diagnosis:
 
     Args:
         history: HISTORY_KEYS, each a list with one number per epoch; accuracy in
-            percent, loss as mean cross-entropy per image.
+            percent, loss as mean cross-entropy per image. If training began with saved
+            weights, "val_acc_before" is their validation accuracy.
 
     Returns:
         verdict: one of those in ADVICE; evidence: the numbers behind it; advice.
@@ -258,8 +259,10 @@ def diagnose_training(history: dict[str, list[float]]) -> Diagnosis:
         raise ValueError("a loss below 0 is no cross-entropy: look at the criterion")
     finite = math.isfinite(train_loss[-1]) and math.isfinite(val_loss[-1])
     learned = train_acc[-1] >= LEARNED_ACCURACY
+    start = history.get("val_acc_before", 0.0)
     best = val_acc.index(max(val_acc))
-    worse = val_acc[-1] <= val_acc[best] - WORSE_POINTS
+    best_acc = max(start, val_acc[best])
+    worse = val_acc[-1] <= best_acc - WORSE_POINTS
 
     # 1. Has it learned nothing useful, and jumps about, falls back or is hopeless?
     rises = sum(b >= ROUGH_RISE * a for a, b in itertools.pairwise(train_loss))
@@ -269,10 +272,9 @@ def diagnose_training(history: dict[str, list[float]]) -> Diagnosis:
     useful = learned or (val_acc[-1] >= USEFUL_ACCURACY and not worse)
     too_high = not finite or (not useful and (rough or fell_back or hopeless))
     # 2. Did validation accuracy fall while training accuracy rose?
-    severe = worse and train_acc[-1] > train_acc[best]
-    # 3. Does validation accuracy still rise? Before the first epoch the network
-    # guesses: one image in ten is right.
-    before = max([10.0, *val_acc[:-TREND_EPOCHS]])
+    severe = worse and (train_acc[-1] > train_acc[best] or best_acc == start)
+    # 3. Does validation accuracy still rise? (A new network guesses: 10 % are right.)
+    before = max([10.0, start, *val_acc[:-TREND_EPOCHS]])
     enough = max(IMPROVING_POINTS, IMPROVING_SHARE * (100 - before))
     improving = min(val_acc[-TREND_EPOCHS:]) > before and val_acc[-1] >= before + enough
     # 4. Does it know its training images much better than others?
@@ -293,7 +295,8 @@ def diagnose_training(history: dict[str, list[float]]) -> Diagnosis:
 
     evidence = (
         f"Training {train_acc[-1]:.1f}% (loss {train_loss[-1]:.3g}), validation "
-        f"{val_acc[-1]:.1f}% (best: {val_acc[best]:.1f}% in epoch {best + 1})."
+        f"{val_acc[-1]:.1f}% (best: {best_acc:.1f}% "
+        f"{'before training' if best_acc == start else f'in epoch {best + 1}'})."
     )
     lowest = val_loss.index(min(val_loss))
     surer = finite and learned and val_loss[-1] >= SURER_LOSS * val_loss[lowest] > 0

@@ -133,14 +133,14 @@ def find_run(
     """Return the recorded run that wrote a file of weights, and say which it was.
 
     Returns:
-        column name -> text; empty if there is no record of these weights.
+        column name -> text; only `weights`, the file's fingerprint, if none is known.
 
     Raises:
         UserError: the table of runs cannot be read.
     """
     weights = fingerprint(model_path)
-    runs = (run for run in read_runs(runs_path) if run.pop("weights", "") == weights)
-    run = next(reversed(list(runs)), {})
+    runs = [run for run in read_runs(runs_path) if run.pop("weights", "") == weights]
+    run = runs[-1] if runs else {}
     if run:
         print_wrapped(f"It was trained with {_describe(run)}")
     else:
@@ -148,4 +148,4 @@ def find_run(
             f"No run in {runs_path} wrote these weights, so what they were trained on "
             "is not known."
         )
-    return run
+    return run | {"weights": weights}

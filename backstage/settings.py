@@ -85,6 +85,8 @@ HYPERPARAMETERS = {
     "model": (_file_name, "file of weights to load"),
     "image": (str, "picture of a handwritten digit to read, instead of the lesson"),
     "sound": (str, "recording of a spoken digit to read, instead of the lesson"),
+    "start_from": (str, "file of weights to begin with, instead of random ones"),
+    "own": (str, "file of your own examples, from the page of lesson 4"),
     "note": (_text, "a remark that is recorded with the run"),
 }
 

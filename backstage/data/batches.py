@@ -21,6 +21,11 @@ class ImageDataset(TensorDataset):
         self.classes = data.classes  # label 3 means classes[3]
         self.recordings = None  # what test images were made of, if it was sound
 
+    def add(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Add images, float32 [N, 1, 28, 28], normalized, and labels, int64 [N]."""
+        pairs = zip(self.tensors, (images, labels), strict=True)
+        self.tensors = tuple(torch.cat(pair) for pair in pairs)
+
     def __getitems__(self, positions: list[int]) -> tuple[torch.Tensor, ...]:
         """Return a batch: PyTorch's own hook for data sets that can do it at once."""
         index = torch.tensor(positions)

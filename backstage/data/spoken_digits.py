@@ -56,9 +56,14 @@ class Recording(NamedTuple):
     samples: torch.Tensor  # float32 [n], -1 to 1, SAMPLE_RATE per second
 
 
-def class_names(dataset: str) -> list[str]:
-    """Return the name of each class: label 3 means class_names(dataset)[3]."""
-    return list(VOICES) if dataset == "speakers" else list("0123456789")
+def class_names(dataset: str, own: bool = False) -> list[str]:
+    """Return the name of each class: label 3 means class_names(dataset)[3].
+
+    With own examples, the speakers are seven: the last one is "you".
+    """
+    if dataset == "speakers":
+        return [*VOICES, "you"] if own else list(VOICES)
+    return list("0123456789")
 
 
 def split_recordings(
