@@ -93,6 +93,7 @@ CLAIMS = [
     ("Divided by 10, it learns: {}%", Run("--learning-rate 0.01"), [VAL]),
     # The Goldilocks principle
     ("0.000001: {}% |", VERDICT_RUNS["still improving"][0], [VAL]),
+    ("| 0.1: {}%, little", VERDICT_RUNS["learning rate too high"][0], [VAL]),
     ("2: {}% | 128", VERDICT_RUNS["underfitting"][0], [("val_acc", 10)]),
     ("128: {}% | 512: {}%", Run("--hidden-size 512"), [None, VAL]),
     ("| 1: {}% | 6: {}% | 60: {}% |", DIRTY, [("val_acc", 1), ("val_acc", 6), VAL]),
