@@ -76,10 +76,11 @@ def read_recording(path: str | os.PathLike) -> tuple[torch.Tensor, int]:
                 raise UserError(f"{path} holds no sound: {HOW_TO_RECORD}")
             for frame in container.decode(audio=0):
                 for converted in converter.resample(frame):
+                    # A float file may hold anything, such as infinity.
+                    samples = np.nan_to_num(converted.to_ndarray()).clip(-1, 1)
                     channels = converted.layout.nb_channels
-                    samples = converted.to_ndarray().reshape(-1, channels)
-                    parts.append(samples.mean(axis=1))
-                    length += len(samples)
+                    parts.append(samples.reshape(-1, channels).mean(axis=1))
+                    length += len(parts[-1])
                     rate = converted.sample_rate
                 if length > (MAX_SECONDS + 1) * rate:
                     break
@@ -88,6 +89,4 @@ def read_recording(path: str | os.PathLike) -> tuple[torch.Tensor, int]:
         raise UserError(
             f"{path} cannot be read as a recording ({reason}): {HOW_TO_RECORD}"
         ) from error
-    # A file of floating-point numbers may hold anything, such as infinity.
-    samples = np.nan_to_num(np.concatenate(parts)).clip(-1, 1)
-    return torch.from_numpy(samples), rate
+    return torch.from_numpy(np.concatenate(parts)), rate
