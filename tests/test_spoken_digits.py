@@ -12,10 +12,10 @@ import os
 import random
 import sys
 import tarfile
-import time
 import wave
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import av
 import numpy as np
@@ -25,7 +25,6 @@ from PIL import Image
 from torchvision.datasets import utils
 
 import dl_utils
-from backstage import sound
 from backstage.data import datasets, spoken_digits
 from backstage.data.datasets import load_raw_data
 from backstage.data.spoken_digits import (
@@ -37,12 +36,13 @@ from backstage.data.spoken_digits import (
 )
 from backstage.own import voice
 from backstage.own.voice import read_own_sound, read_recording
-from backstage.sound import resample, to_image, trim_silence
+from backstage.sound import _mel_bands, resample, to_image, trim_silence
 from backstage.terminal import UserError
 from conftest import run_main
 
 NOBODY = "http://127.0.0.1:9/v1.0.10.tar.gz"  # discard port: nothing listens there
 FOLDER = "free-spoken-digit-dataset-1.0.10/recordings"
+RECORDING = f"{FOLDER}/9_theo_49.wav"
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
 
 
@@ -92,32 +92,22 @@ def packed(*members):
     return gzip.compress(buffer.getvalue(), compresslevel=1, mtime=0)
 
 
-def recording_files():
-    """Return two digits of three voices: name -> content, sorted."""
-    return {
-        f"{digit}_{voice}_{10 * digit}.wav": wav(tone(300 + 100 * digit, 0.2 + n / 10))
-        for digit in (2, 4)
-        for n, voice in enumerate(("george", "lucas", "theo"))
-    }
-
-
-def genuine_members():
-    files = recording_files().items()
-    return [member(f"{FOLDER}/{name}", content) for name, content in files]
+# Two digits of three voices.
+FILES = {
+    f"{digit}_{voice}_{10 * digit}.wav": wav(tone(300 + 100 * digit, 0.2 + n / 10))
+    for digit in (2, 4)
+    for n, voice in enumerate(("george", "lucas", "theo"))
+}
+MEMBERS = [member(f"{FOLDER}/{name}", content) for name, content in FILES.items()]
+GENUINE = packed(*MEMBERS)
 
 
 @pytest.fixture
-def genuine(monkeypatch):
-    """A small archive that counts as the original, with nothing to download from."""
-    checksum = hashlib.sha256(b"".join(recording_files().values())).hexdigest()
+def path(tmp_path, monkeypatch):
+    """Where the archive belongs; GENUINE counts as the original, and nobody has it."""
+    checksum = hashlib.sha256(b"".join(FILES.values())).hexdigest()
     monkeypatch.setattr(spoken_digits, "SHA256", checksum)
     monkeypatch.setattr(spoken_digits, "URL", NOBODY)
-    return packed(*genuine_members())
-
-
-@pytest.fixture
-def path(tmp_path):
-    """Where the archive belongs, in the data folder tmp_path."""
     path = tmp_path / ARCHIVE
     path.parent.mkdir()
     return path
@@ -136,9 +126,11 @@ def serve(monkeypatch, content):
     return requests
 
 
-def assert_all_read(recordings):
-    names = [f"{r.digit}_{r.voice}_{r.index}.wav" for r in recordings]
-    assert names == list(recording_files())
+def assert_all_are_read(path):
+    recordings = read_recordings(path.parents[1])
+    assert [f"{r.digit}_{r.voice}_{r.index}.wav" for r in recordings] == list(FILES)
+    assert list(path.parents[1].rglob("*")) == [path.parent, path]  # nothing unpacked
+    return recordings
 
 
 def assert_one_line(error, *words):
@@ -154,57 +146,40 @@ def assert_one_line(error, *words):
 # ------------------------------------------------------------------------------
 
 
-def test_archive_at_hand_is_read_without_asking_anybody(genuine, path, capsys):
-    path.write_bytes(genuine)
-    recordings = read_recordings(path.parents[1])
-    assert_all_read(recordings)
+def test_archive_at_hand_is_read_without_asking_anybody(path, capsys):
+    path.write_bytes(GENUINE)
+    recordings = assert_all_are_read(path)
     assert recordings[1][:3] == (2, "lucas", 20)
     torch.testing.assert_close(recordings[1].samples, tone(500, 0.3), atol=2e-4, rtol=0)
     assert capsys.readouterr().out == ""
-    # Nothing is unpacked to the disk.
-    assert list(path.parents[1].rglob("*")) == [path.parent, path]
 
 
-def test_missing_archive_is_downloaded_once(genuine, tmp_path, monkeypatch):
-    requests = serve(monkeypatch, genuine)
+def test_archive_packed_anew_is_as_good(path):
+    files = reversed(FILES.items())
+    path.write_bytes(packed(*(member(f"recordings/{n}", c) for n, c in files)))
+    assert_all_are_read(path)
+
+
+def test_missing_archive_is_downloaded_once(path, monkeypatch):
+    requests = serve(monkeypatch, GENUINE)
     for _ in range(2):
-        assert_all_read(read_recordings(tmp_path))
+        assert_all_are_read(path)
         assert requests == [NOBODY]
-    assert (tmp_path / ARCHIVE).read_bytes() == genuine
-    assert len(list((tmp_path / ARCHIVE).parent.iterdir())) == 1  # nothing left over
-
-
-def test_archive_packed_anew_is_as_good(genuine, path):
-    members = [
-        member(f"recordings/{name}", content)
-        for name, content in recording_files().items()
-    ]
-    path.write_bytes(packed(*reversed(members)))
-    assert_all_read(read_recordings(path.parents[1]))
-
-
-def changed_recording():
-    (info, content), *others = genuine_members()
-    return packed((info, content[:-1] + b"\1"), *others)
+    assert path.read_bytes() == GENUINE
 
 
 FAULTS = {
-    "truncated": lambda genuine: genuine[: len(genuine) // 2],
-    "empty": lambda genuine: b"",
-    "no gzip": lambda genuine: b"<html>404</html>",
-    "gzip of something else": lambda genuine: gzip.compress(b"hello" * 1000),
-    "bytes changed": lambda genuine: genuine[:100] + b"\0" * 9 + genuine[109:],
-    "recording changed": lambda genuine: changed_recording(),
-    "recording missing": lambda genuine: packed(*genuine_members()[1:]),
-    "recording added": lambda genuine: packed(
-        *genuine_members(), member(f"{FOLDER}/9_theo_49.wav", wav(tone(500)))
-    ),
+    "truncated": GENUINE[: len(GENUINE) // 2],
+    "no gzip": b"<html>404</html>",
+    "bytes changed": GENUINE[:100] + b"\0" * 9 + GENUINE[109:],
+    "recording changed": packed(member(MEMBERS[0][0].name, b"RIFF"), *MEMBERS[1:]),
+    "recording missing": packed(*MEMBERS[1:]),
+    "recording added": packed(*MEMBERS, member(RECORDING, b"RIFF")),
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_damaged_archive_is_replaced(fault, genuine, path, monkeypatch, capsys):
-    damaged = FAULTS[fault](genuine)
+@pytest.mark.parametrize("damaged", FAULTS.values(), ids=FAULTS)
+def test_damaged_archive_is_replaced(damaged, path, monkeypatch, capsys):
     path.write_bytes(damaged)
     serve(monkeypatch, damaged)
     with pytest.raises(UserError) as error:
@@ -212,105 +187,66 @@ def test_damaged_archive_is_replaced(fault, genuine, path, monkeypatch, capsys):
     assert_one_line(error, path, "damaged", "cannot be downloaded", "not the original")
     assert path.read_bytes() == damaged
     capsys.readouterr()
-    serve(monkeypatch, genuine)
-    assert_all_read(read_recordings(path.parents[1]))
+    serve(monkeypatch, GENUINE)
+    assert_all_are_read(path)
     assert "damaged or not the original" in " ".join(capsys.readouterr().out.split())
-    assert path.read_bytes() == genuine
+    assert path.read_bytes() == GENUINE
 
 
-def test_without_network_one_line_says_what_from_where_and_whereto(genuine, tmp_path):
+def test_without_network_one_line_says_what_from_where_and_whereto(path, tmp_path):
     flags = ["--dataset", "speakers"]
     run = run_main("03_train_mnist", *flags, cwd=tmp_path, data_dir=tmp_path)
     assert run.returncode == 1
     assert len(run.stderr.splitlines()) == 1
     assert "recordings of spoken digits" in run.stderr
-    assert f"save {NOBODY} as {tmp_path / ARCHIVE}" in run.stderr
-    assert "Nothing can stand in for a voice" in run.stderr
+    assert f"save {NOBODY} as {path}" in run.stderr
     assert "damaged" not in run.stderr
 
 
-def test_unreadable_archive_is_not_called_damaged(genuine, path, monkeypatch):
-    path.write_bytes(genuine)
-
-    def refuse(name):
-        raise PermissionError(13, "Permission denied", str(name))
-
+def test_unreadable_archive_is_not_called_damaged(path, monkeypatch):
+    path.write_bytes(GENUINE)
+    refuse = mock.Mock(side_effect=PermissionError(13, "Permission denied"))
     monkeypatch.setattr(spoken_digits.gzip, "open", refuse)
     with pytest.raises(UserError) as error:
         read_recordings(path.parents[1])
     assert_one_line(error, "cannot be read", "Permission denied", path)
     assert "damaged" not in str(error.value)
-    assert path.read_bytes() == genuine
+    assert path.read_bytes() == GENUINE
 
 
-@posix
-def test_pipe_in_place_of_the_archive_does_not_hang(genuine, path):
-    os.mkfifo(path)
-    with pytest.raises(UserError):
-        read_recordings(path.parents[1])
-
-
-def test_mistake_in_the_code_is_not_blamed_on_the_file(genuine, path, monkeypatch):
-    path.write_bytes(genuine)
-    monkeypatch.delattr(spoken_digits, "SHA256")
-    with pytest.raises(NameError):
-        read_recordings(path.parents[1])
-
-
-# ------------------------------------------------------------------------------
-# Hostile archives
-# ------------------------------------------------------------------------------
-
-SOUND = wav(tone(500))
-NAME = f"{FOLDER}/9_theo_49.wav"
-
-
-@pytest.mark.parametrize(
-    "hostile",
-    [
-        member("../../x.wav", SOUND),
-        member(f"/{NAME}", SOUND),
-        member(f"{NAME}/../../x.wav", SOUND),
-        member(NAME, type=tarfile.SYMTYPE, linkname="/etc/passwd"),
-        member(NAME, type=tarfile.LNKTYPE, linkname=f"{FOLDER}/2_george_20.wav"),
-        # A few bytes that claim to be a terabyte of zeros must not fill the memory.
-        member(
-            NAME,
-            pax_headers={"GNU.sparse.size": str(2**40), "GNU.sparse.map": "0,0"},
-        ),
-    ],
-    ids=["climbs", "absolute", "climbs out", "symlink", "link", "sparse"],
-)
-def test_members_that_are_no_recordings_are_passed_over(hostile, genuine, path):
-    path.write_bytes(packed(hostile, *genuine_members()))
-    assert_all_read(read_recordings(path.parents[1]))
-    assert list(path.parents[1].rglob("*")) == [path.parent, path]
-
-
-def header(*arguments, **fields):
-    return member(*arguments, **fields)[0].tobuf(tarfile.GNU_FORMAT)
-
-
-LONG_NAME = header("././@LongLink", b"a", type=tarfile.GNUTYPE_LONGNAME)
-ABSURD = {
-    "claims more than there is": gzip.compress(header(NAME, size=2**60) + SOUND),
-    "a size of 30 digits": packed(member(NAME, SOUND, pax_headers={"size": "9" * 30})),
-    # tarfile reads a header that belongs to the next one by calling itself.
-    "headers for headers": gzip.compress(5_000 * (LONG_NAME + b"a".ljust(512, b"\0"))),
+HOSTILE = {
+    "climbs": member("../../x.wav"),
+    "absolute": member(f"/{RECORDING}"),
+    "link": member(RECORDING, type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+    # A few bytes that claim to be a terabyte of zeros.
+    "sparse": member(
+        RECORDING, pax_headers={"GNU.sparse.size": "9" * 12, "GNU.sparse.map": "0,0"}
+    ),
 }
 
 
-@pytest.mark.parametrize("absurd", ABSURD)
-def test_absurd_headers(absurd, genuine, path):
-    path.write_bytes(ABSURD[absurd])
-    with pytest.raises(UserError, match="damaged"):
-        read_recordings(path.parents[1])
+@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
+def test_members_that_are_no_recordings_are_passed_over(hostile, path):
+    path.write_bytes(packed(hostile, *MEMBERS))
+    assert_all_are_read(path)
 
 
-def test_bomb_is_not_unpacked_beyond_the_limit(genuine, path, monkeypatch):
-    """Even the right recordings are refused when they come with too much else."""
-    monkeypatch.setattr(spoken_digits, "MAX_UNPACKED", 200_000)
-    path.write_bytes(packed(*genuine_members(), member("zeros", b"\0" * 300_000)))
+LONG_NAME = member("././@LongLink", b"a", type=tarfile.GNUTYPE_LONGNAME)[0].tobuf()
+ABSURD = {
+    "claims more than there is": member(RECORDING, size=2**60)[0].tobuf(),
+    "size of 30 digits": member(RECORDING, pax_headers={"size": "9" * 30})[0].tobuf(
+        tarfile.PAX_FORMAT
+    ),
+    # tarfile reads a header that belongs to the next one by calling itself.
+    "headers for headers": 5_000 * (LONG_NAME + b"a".ljust(512, b"\0")),
+    "bomb": gzip.decompress(packed(*MEMBERS, member("zeros", bytes(2**23)))),
+}
+
+
+@pytest.mark.parametrize("absurd", ABSURD.values(), ids=ABSURD)
+def test_absurd_archive_counts_as_damaged(absurd, path, monkeypatch):
+    monkeypatch.setattr(spoken_digits, "MAX_UNPACKED", 2**23)
+    path.write_bytes(gzip.compress(absurd, compresslevel=1))
     with pytest.raises(UserError, match="damaged"):
         read_recordings(path.parents[1])
 
@@ -318,7 +254,6 @@ def test_bomb_is_not_unpacked_beyond_the_limit(genuine, path, monkeypatch):
 # ------------------------------------------------------------------------------
 # The three data sets
 # ------------------------------------------------------------------------------
-
 
 ALL = [
     Recording(digit, voice, index, torch.zeros(0))
@@ -333,17 +268,11 @@ def split(name, stranger="lucas"):
     return split_recordings(ALL, name, stranger)
 
 
-@pytest.mark.parametrize("name", datasets.RECORDINGS)
-def test_every_recording_is_in_exactly_one_part(name):
-    parts = split(name)
-    assert sorted(recording[:3] for part in parts for recording in part) == [
-        recording[:3] for recording in ALL
-    ]
-
-
 @pytest.mark.parametrize("name", ["spoken", "speakers"])
 def test_recordings_0_to_4_test_and_5_to_9_validate(name):
-    indices = [{recording.index for recording in part} for part in split(name)]
+    parts = split(name)
+    assert [len(part) for part in parts] == [2_400, 300, 300]
+    indices = [{recording.index for recording in part} for part in parts]
     assert indices == [set(range(10, 50)), set(range(5, 10)), set(range(5))]
 
 
@@ -395,19 +324,14 @@ def test_loaders_hold_what_the_recordings_are(name, few):
 
 @pytest.mark.parametrize("name", datasets.RECORDINGS)
 def test_a_test_example_knows_its_samples(name, few):
+    assert dl_utils.load_recordings() is few
     test_set = dl_utils.load_mnist_data(dataset=name)[2].dataset
     images = torch.stack([to_image(r.samples) for r in test_set.recordings])
     assert len(images.unique(dim=0)) == len(images) > 0
     assert torch.equal(test_set.tensors[0], dl_utils.normalize(images))
 
 
-def test_lessons_can_have_the_recordings_themselves(few):
-    assert dl_utils.load_recordings() is few
-
-
-def test_unknown_data_set_or_voice_is_an_error():
-    with pytest.raises(ValueError, match="whispered"):
-        load_raw_data("whispered")
+def test_unknown_voice_is_an_error():
     with pytest.raises(ValueError, match="nobody"):
         load_raw_data("new-voices", "nobody")
 
@@ -421,18 +345,14 @@ def test_image_is_like_those_of_mnist():
     image = to_image(tone(440))
     assert image.dtype == torch.uint8
     assert image.shape == (28, 28)
-    assert image.max() == 255
-    assert image.min() == 0
+    assert (image.min(), image.max()) == (0, 255)
+    assert to_image(torch.zeros(4_000)).max() == 0  # silence is black
 
 
 def band_of(hertz):
     """Return the row whose band has its peak nearest to a frequency."""
-
-    def mel(hertz):
-        return 2595 * np.log10(1 + hertz / 700)
-
-    step = (mel(4_000) - mel(50)) / 29
-    return 28 - round((mel(hertz) - mel(50)) / step)
+    lowest, mel, highest = (2595 * np.log10(1 + f / 700) for f in (50, hertz, 4_000))
+    return 28 - round((mel - lowest) / ((highest - lowest) / 29))
 
 
 @pytest.mark.parametrize("hertz", [110, 220, 440, 880, 1_760, 2_500, 3_500, 3_800])
@@ -441,12 +361,8 @@ def test_tone_lights_the_band_of_its_frequency(hertz):
     assert image.mean(1).argmax() == band_of(hertz)
 
 
-def test_every_frequency_from_50_to_4000_hz_shows():
-    for hertz in range(75, 3_950, 75):
-        assert to_image(tone(hertz, 1)).max() == 255
-    bands = sound._mel_bands()
-    assert bands.shape == (28, 257)
-    assert (bands.max(1).values > 0.5).all()  # no band falls between two frequencies
+def test_no_band_falls_between_two_frequencies():
+    assert (_mel_bands().max(1).values > 0.5).all()
 
 
 def test_time_goes_from_left_to_right():
@@ -461,8 +377,8 @@ def test_short_sound_is_in_the_middle_and_long_one_loses_its_ends():
     lit = torch.nonzero(image.amax(0)).flatten()
     assert 7 <= lit[0] <= 10
     assert lit[0] + lit[-1] in (26, 27, 28)
-    sound = torch.cat([tone(2_000, 0.6), tone(500, 1), tone(2_000, 0.6)])
-    assert torch.equal(to_image(sound), to_image(sound[4_800:-4_800]))
+    samples = torch.cat([tone(2_000, 0.6), tone(500, 1), tone(2_000, 0.6)])
+    assert torch.equal(to_image(samples), to_image(samples[4_800:-4_800]))
 
 
 @pytest.mark.parametrize("factor, constant", [(0.01, 0), (1, 0.1)])
@@ -473,14 +389,53 @@ def test_loudness_and_a_constant_do_not_matter(factor, constant):
 
 def test_each_decibel_counts_the_same():
     """Half-way down the range, 22.5 decibels below the loudest, is half as bright."""
-    sound = torch.cat([tone(500, 0.5), 10 ** (-22.5 / 20) * tone(500, 0.5)])
-    bright, half = to_image(sound)[band_of(500)].float()[[6, 21]]
+    samples = torch.cat([tone(500, 0.5), 10 ** (-22.5 / 20) * tone(500, 0.5)])
+    bright, half = to_image(samples)[band_of(500)].float()[[6, 21]]
     assert abs(bright - 255) <= 3
     assert abs(half - 127.5) <= 5
 
 
-def test_silence_is_black():
-    assert to_image(torch.zeros(4_000)).max() == 0
+@pytest.mark.parametrize("rate", [4_000, 16_000, 44_100, 192_000])
+def test_tone_keeps_its_frequency_and_loudness_at_every_rate(rate):
+    samples = resample(tone(1_000, 1, rate), rate)
+    assert len(samples) == 8_000
+    assert torch.fft.rfft(samples).abs().argmax() == 1_000  # Hz: the sound lasts 1 s
+    torch.testing.assert_close(samples, tone(1_000, 1), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("hertz", [4_100, 5_000, 7_000, 8_500, 15_000])
+def test_what_lies_above_4000_hz_disappears(hertz):
+    """Taking every sixth sample would turn 7,000 Hz into a tone of 1,000 Hz."""
+    samples = resample(tone(hertz, 1, 48_000), 48_000)
+    assert samples.abs().max() < 0.005  # one hundredth of the tone
+
+
+def test_silence_at_both_ends_is_trimmed():
+    spoken = speech_like()[4_000:-4_000]
+    for silences in ((4_000, 4_000), (800, 16_000), (0, 0)):
+        before, after = map(torch.zeros, silences)
+        trimmed = trim_silence(torch.cat([before, spoken, after]))
+        assert abs(len(trimmed) - len(spoken)) <= 640  # samples: faded ends
+
+
+@pytest.mark.parametrize("decibels", [25, 35, 45])
+def test_background_noise_is_trimmed(decibels):
+    noise = torch.randn(24_000, generator=torch.Generator().manual_seed(0))
+    samples = noise * 0.35 * 10 ** (-decibels / 20)
+    samples[14_000:18_800] += speech_like()[4_000:-4_000]
+    assert 4_000 <= len(trim_silence(samples)) <= 5_120
+
+
+def test_gap_within_a_digit_stays():
+    samples = torch.cat([tone(500, 0.3), torch.zeros(1_440), tone(2_000, 0.1)])
+    assert len(trim_silence(samples)) >= len(samples) - 800
+
+
+def test_click_of_the_mouse_is_not_the_digit():
+    samples = torch.zeros(16_000)
+    samples[800:840] = 0.9
+    samples[8_000:12_800] = speech_like()[4_000:-4_000]
+    assert 4_000 <= len(trim_silence(samples)) <= 4_960
 
 
 # ------------------------------------------------------------------------------
@@ -585,10 +540,9 @@ def test_name_of_the_file_does_not_matter(name, own, tmp_path, monkeypatch):
 def test_impossible_samples_do_no_harm(odd, tmp_path, capfd):
     samples = speech_like()
     samples[6_000:6_010] = odd
-    write_sound(tmp_path / "my_digit.wav", samples, "pcm_f32le", 8_000, 2)
-    read, _ = read_recording(tmp_path / "my_digit.wav")
-    assert read.abs().max() <= 1
-    assert read_own_sound(tmp_path / "my_digit.wav").max() == 255
+    write_sound(tmp_path / "odd.wav", samples, "pcm_f32le", 8_000, 2)
+    assert read_recording(tmp_path / "odd.wav")[0].abs().max() <= 1
+    assert read_own_sound(tmp_path / "odd.wav").max() == 255
     assert capfd.readouterr() == ("", "")
 
 
@@ -603,97 +557,47 @@ def test_rate_that_changes_is_one_line(tmp_path):
 
 
 def test_reading_ends_soon_after_the_longest_digit(tmp_path):
-    path = tmp_path / "hour.wav"
-    path.write_bytes(wav(torch.zeros(3_600 * 8_000)))
-    start = time.monotonic()
-    samples, _ = read_recording(path)
-    assert 5 * 8_000 < len(samples) < 8 * 8_000
-    assert time.monotonic() - start < 1
+    (tmp_path / "minute.wav").write_bytes(wav(torch.zeros(60 * 8_000)))
+    samples, rate = read_recording(tmp_path / "minute.wav")
+    assert 5 < len(samples) / rate < 8
 
 
-@pytest.mark.parametrize("rate", [4_000, 16_000, 44_100, 192_000])
-def test_tone_keeps_its_frequency_and_loudness_at_every_rate(rate):
-    sound = resample(tone(1_000, 1, rate), rate)
-    assert len(sound) == 8_000
-    assert torch.fft.rfft(sound).abs().argmax() == 1_000  # Hz: the sound lasts 1 s
-    torch.testing.assert_close(sound, tone(1_000, 1), atol=0.01, rtol=0)
+CLICK = torch.cat([torch.zeros(999), tone(500, 0.08)])
+HOW = voice.HOW_TO_RECORD
+NO_SOUNDS = {
+    "empty": (b"", f"cannot be read as a recording (.*): {HOW}"),
+    "text": (b"seven\n" * 100, "cannot be read as a recording"),
+    "head": (wav(speech_like())[:30], "cannot be read as a recording"),
+    "too short": (wav(tone(500, 0.05)), r"lasts 0.05 s: record .* in 0.1 to 5 s"),
+    "too long": (wav(torch.zeros(48_000)), "lasts more than 5 s"),
+    "constant": (wav(torch.full((8_000,), 0.3)), "holds nothing but silence"),
+    "hiss": (wav(0.0001 * torch.randn(8_000)), "holds nothing but silence"),
+    "short": (wav(CLICK), r"holds only 0.0\d s of sound: too short"),
+}
 
 
-@pytest.mark.parametrize("hertz", [4_100, 5_000, 7_000, 8_500, 15_000])
-def test_what_lies_above_4000_hz_disappears(hertz):
-    """Taking every sixth sample would turn 7,000 Hz into a tone of 1,000 Hz."""
-    sound = resample(tone(hertz, 1, 48_000), 48_000)
-    assert sound.abs().max() < 0.005  # one hundredth of the tone
-
-
-def test_silence_at_both_ends_is_trimmed():
-    spoken = speech_like()[4_000:-4_000]
-    for silences in ((4_000, 4_000), (800, 16_000), (0, 0)):
-        before, after = map(torch.zeros, silences)
-        trimmed = trim_silence(torch.cat([before, spoken, after]))
-        assert abs(len(trimmed) - len(spoken)) <= 640  # samples: faded ends
-
-
-@pytest.mark.parametrize("decibels", [25, 35, 45])
-def test_background_noise_is_trimmed(decibels):
-    noise = torch.randn(24_000, generator=torch.Generator().manual_seed(0))
-    sound = noise * 0.35 * 10 ** (-decibels / 20)
-    sound[14_000:18_800] += speech_like()[4_000:-4_000]
-    assert 4_000 <= len(trim_silence(sound)) <= 5_120
-
-
-def test_gap_within_a_digit_stays():
-    sound = torch.cat([tone(500, 0.3), torch.zeros(1_440), tone(2_000, 0.1)])
-    assert len(trim_silence(sound)) >= len(sound) - 800
-
-
-def test_click_of_the_mouse_is_not_the_digit():
-    sound = torch.zeros(16_000)
-    sound[800:840] = 0.9
-    sound[8_000:12_800] = speech_like()[4_000:-4_000]
-    assert 4_000 <= len(trim_silence(sound)) <= 4_960
-
-
-@pytest.mark.parametrize(
-    "content, words",
-    [
-        (b"", ["cannot be read as a recording", voice.HOW_TO_RECORD]),
-        (b"seven\n" * 100, ["cannot be read as a recording"]),
-        (b"\0\0\0\x1cftypM4A ", ["cannot be read as a recording"]),
-        (b"RIFF\4\0\0\0WAVE", ["cannot be read as a recording"]),
-        (wav(speech_like())[:30], ["cannot be read as a recording"]),
-        (wav(tone(500, 0.05)), ["lasts 0.05 s"]),
-        (wav(torch.zeros(48_000)), ["lasts more than 5 s", "0.1 to 5 s"]),
-        (wav(torch.zeros(8_000)), ["silence"]),
-        (wav(torch.full((8_000,), 0.3)), ["silence"]),
-        (wav(0.0001 * torch.randn(8_000)), ["silence"]),
-        (
-            wav(torch.cat([torch.zeros(4_000), tone(500, 0.08), torch.zeros(4_000)])),
-            ["only 0.0", "too short"],
-        ),
-    ],
-)
-def test_each_fault_of_a_sound_is_one_line(content, words, own, capfd):
-    with pytest.raises(UserError) as error:
+@pytest.mark.parametrize("content, reason", NO_SOUNDS.values(), ids=NO_SOUNDS)
+def test_each_fault_of_a_sound_is_one_line(content, reason, own, capfd):
+    with pytest.raises(UserError, match=f"my_digit.wav {reason}") as error:
         own(content)
-    assert_one_line(error, "my_digit.wav", *words)
+    assert_one_line(error)
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_is_no_sound_is_one_line(tmp_path):
+def test_what_is_no_recording_is_one_line(tmp_path):
     Image.new("L", (28, 28)).save(tmp_path / "picture.png")
     paths = {
-        tmp_path / "nothing.wav": ["there is no file", voice.HOW_TO_RECORD],
-        tmp_path / "picture.png": ["holds no sound", voice.HOW_TO_RECORD],
-        tmp_path: ["it is a folder"],
+        tmp_path / "nothing.wav": f"there is no file .*: {HOW}",
+        tmp_path / "picture.png": f"holds no sound: {HOW}",
+        tmp_path: "it is a folder",
     }
     if os.name != "nt":  # these must not hang
         os.mkfifo(tmp_path / "pipe.wav")
-        paths |= {tmp_path / "pipe.wav": ["a pipe"], Path("/dev/zero"): ["a device"]}
-    for path, words in paths.items():
-        with pytest.raises(UserError) as error:
+        paths |= {tmp_path / "pipe.wav": "a pipe", Path("/dev/zero"): "a device"}
+    for path, reason in paths.items():
+        with pytest.raises(UserError, match=reason) as error:
             read_own_sound(path)
-        assert_one_line(error, path, *words)
+        assert_one_line(error, path)
 
 
 def test_missing_package_is_one_line(own, monkeypatch):
@@ -710,16 +614,10 @@ def test_mistake_in_the_code_is_not_blamed_on_the_sound(own, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "codec, name",
-    [
-        ("pcm_s24le", "my_digit.wav"),
-        ("aac", "my_digit.m4a"),
-        ("libmp3lame", "my_digit.mp3"),
-        ("libopus", "my_digit.webm"),
-        ("flac", "my_digit.flac"),
-    ],
+    "name, codec",
+    [("a.wav", "pcm_s24le"), ("a.m4a", "aac"), ("a.mp3", "mp3"), ("a.webm", "libopus")],
 )
-def test_no_damage_to_a_sound_raises_anything_else(codec, name, own, tmp_path):
+def test_no_damage_to_a_sound_raises_anything_else(name, codec, own, tmp_path):
     write_sound(tmp_path / name, speech_like(48_000), codec)
     original = (tmp_path / name).read_bytes()
     rng = random.Random(0)
@@ -756,22 +654,14 @@ def test_real_archive_has_fifty_of_each_digit_and_voice(real):
         assert 0.01 < recording.samples.abs().max() <= 1
 
 
-def test_real_images_are_all_different(real):
-    images = [to_image(recording.samples) for recording in real]
-    assert len({image.numpy().tobytes() for image in images}) == 3_000
-
-
 def test_real_recording_read_as_an_own_sound_has_the_same_image(real, own):
     """As if it had been recorded with silence around, and in stereo at 48,000 Hz."""
     errors = []
     for recording in real[::300]:
-        sound = recording.samples - recording.samples.mean()
-        sound = torch.cat([torch.zeros(4_000), sound, torch.zeros(6_000)])
-        spectrum = torch.fft.rfft(sound)
-        sound = 6 * torch.fft.irfft(spectrum, n=6 * len(sound))
-        stereo = sound.clamp(-1, 1)[:, None].expand(-1, 2)
-        image = own(wav(stereo, rate=48_000))
-        errors.append(
-            (image.float() - to_image(recording.samples).float()).abs().mean()
-        )
+        samples = recording.samples - recording.samples.mean()
+        samples = torch.cat([torch.zeros(4_000), samples, torch.zeros(6_000)])
+        samples = 6 * torch.fft.irfft(torch.fft.rfft(samples), n=6 * len(samples))
+        image = own(wav(samples.clamp(-1, 1)[:, None].expand(-1, 2), rate=48_000))
+        difference = image.float() - to_image(recording.samples).float()
+        errors.append(difference.abs().mean())
     assert torch.stack(errors).median() < 12  # of 255; trimming may shift it a little
