@@ -568,6 +568,7 @@ NO_SOUNDS = {
     "empty": (b"", f"cannot be read as a recording (.*): {HOW}"),
     "text": (b"seven\n" * 100, "cannot be read as a recording"),
     "head": (wav(speech_like())[:30], "cannot be read as a recording"),
+    "codec": (wav(tone(500)).replace(b"\x10\0\0\0\1", b"\x10\0\0\0\xcd"), "holds no"),
     "too short": (wav(tone(500, 0.05)), r"lasts 0.05 s: record .* in 0.1 to 5 s"),
     "too long": (wav(torch.zeros(48_000)), "lasts more than 5 s"),
     "constant": (wav(torch.full((8_000,), 0.3)), "holds nothing but silence"),
@@ -588,7 +589,7 @@ def test_what_is_no_recording_is_one_line(tmp_path):
     Image.new("L", (28, 28)).save(tmp_path / "picture.png")
     paths = {
         tmp_path / "nothing.wav": f"there is no file .*: {HOW}",
-        tmp_path / "picture.png": f"holds no sound: {HOW}",
+        tmp_path / "picture.png": f"holds no sound to read: {HOW}",
         tmp_path: "it is a folder",
     }
     if os.name != "nt":  # these must not hang

@@ -72,9 +72,11 @@ def read_recording(path: str | os.PathLike) -> tuple[torch.Tensor, int]:
     try:
         # Without "file:", the name "12:30.m4a" would be an address.
         with av.open(f"file:{os.fspath(path)}", metadata_errors="ignore") as container:
-            if not container.streams.audio:
-                raise UserError(f"{path} holds no sound: {HOW_TO_RECORD}")
-            for frame in container.decode(audio=0):
+            # Before version 18, av crashes where it knows no codec to decode with.
+            sound = next(iter(container.streams.audio), None)
+            if not (sound and sound.codec_context):
+                raise UserError(f"{path} holds no sound to read: {HOW_TO_RECORD}")
+            for frame in container.decode(sound):
                 for converted in converter.resample(frame):
                     # A float file may hold anything, such as infinity.
                     samples = np.nan_to_num(converted.to_ndarray()).clip(-1, 1)
