@@ -65,24 +65,30 @@ def read_recording(path: str | os.PathLike) -> tuple[torch.Tensor, int]:
             f"({error})"
         ) from error
     # Numbers of any kind become float32; the sample rate stays, because FFmpeg's own
-    # resampling lets through some of what 8,000 samples per second cannot hold.
-    converter = av.AudioResampler(format="fltp")
-    parts, length, rate = [], 0, 1
+    # resampling lets through some of what 8,000 samples per second cannot hold. Not
+    # "fltp", one row per channel: with more than 8 of them, that crashes in to_ndarray.
+    converter = av.AudioResampler(format="flt")
+    parts, length, rate = [np.zeros(0, np.float32)], 0, 1
     try:
-        with av.open(os.fspath(path), metadata_errors="ignore") as container:
-            if not container.streams.audio:
-                raise UserError(f"{path} holds no sound: {HOW_TO_RECORD}")
-            for frame in container.decode(audio=0):
+        # Without "file:", the name "12:30.m4a" would be an address.
+        with av.open(f"file:{os.fspath(path)}", metadata_errors="ignore") as container:
+            # Before version 18, av crashes where it knows no codec to decode with.
+            sound = next(iter(container.streams.audio), None)
+            if not (sound and sound.codec_context):
+                raise UserError(f"{path} holds no sound to read: {HOW_TO_RECORD}")
+            for frame in container.decode(sound):
                 for converted in converter.resample(frame):
-                    parts.append(converted.to_ndarray().mean(axis=0))
+                    # A float file may hold anything, such as infinity.
+                    samples = np.nan_to_num(converted.to_ndarray()).clip(-1, 1)
+                    channels = converted.layout.nb_channels
+                    parts.append(samples.reshape(-1, channels).mean(axis=1))
                     length += len(parts[-1])
                     rate = converted.sample_rate
                 if length > (MAX_SECONDS + 1) * rate:
                     break
-    except (av.FFmpegError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except (av.FFmpegError, ValueError) as error:  # ValueError: the rate changes
+        reason = getattr(error, "strerror", error)
         raise UserError(
             f"{path} cannot be read as a recording ({reason}): {HOW_TO_RECORD}"
         ) from error
-    samples = np.concatenate([np.zeros(0, np.float32), *parts])
-    return torch.from_numpy(np.nan_to_num(samples).astype(np.float32)), rate
+    return torch.from_numpy(np.concatenate(parts)), rate
