@@ -219,8 +219,11 @@ def test_the_commands_outside_the_lab_run(tmp_path, synthetic_dir, monkeypatch):
     picture = np.full((280, 280), 255, dtype=np.uint8)
     picture[40:240, 120:160] = 0
     Image.fromarray(picture).save(tmp_path / "my_digit.png")
+    sheet = np.zeros((28, 280), dtype=np.uint8)
+    sheet[4:24, 12:16] = 255
+    Image.fromarray(sheet).save(tmp_path / "my_digits.png")
     if HAS_RECORDINGS:
-        with wave.open(str(tmp_path / "my_digit.wav"), "wb") as file:
+        with wave.open(str(tmp_path / "my_digit.m4a"), "wb") as file:
             file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
             samples = read_recordings(REAL_DATA_DIR)[0].samples
             file.writeframes((samples * 32767).numpy().astype("<i2").tobytes())
@@ -240,7 +243,8 @@ def test_the_commands_outside_the_lab_run(tmp_path, synthetic_dir, monkeypatch):
             dataset = "synthetic"
         elif not HAS_RECORDINGS:
             continue
-        if script == "04_load_model.py":  # it needs a network of this kind
+        if script == "04_load_model.py" or "--start-from" in words:
+            # It needs a network of this kind.
             size = value_of("--hidden-size", words, default="128")
             training = with_flags([], hidden_size=size, dataset=dataset, **QUICK)
             run("03_train_mnist.py", *training, dataset=dataset)

@@ -25,10 +25,11 @@ from conftest import (
     REAL_DATA_DIR,
     ROOT,
     load_script,
+    run_main,
     run_python,
     training_runs,
 )
-from documents import GUIDE, blocks, commands, section, stated
+from documents import CONCEPTS, GUIDE, blocks, commands, section, stated
 from make_images import VERDICTS
 
 pytestmark = pytest.mark.real_mnist
@@ -395,6 +396,44 @@ def test_the_table_of_architectures(lessons_on_mnist):
         runs = [float(run) for run in runs]
         assert [min(runs), max(runs)] == pytest.approx([low, high], abs=0.5)
         assert expect_low - 0.3 <= min(runs) and max(runs) <= expect_high + 0.3
+
+
+@pytest.mark.parametrize(
+    ("template", "flags"),
+    [
+        ("from random weights {}%;", "--train-samples 1000"),
+        (
+            "and {}% after it. Of the drawn",
+            "--train-samples 1000 --start-from mnist_model.pth",
+        ),
+        (
+            "the same training does harm: {}%.",
+            "--train-samples 10 --start-from mnist_model.pth",
+        ),
+        (
+            "(at 0.0001: {}%)",
+            "--train-samples 10 --start-from mnist_model.pth --learning-rate 0.0001",
+        ),
+    ],
+)
+def test_what_fine_tuning_is_worth(template, flags, drawn_network, tmp_path):
+    shutil.copy(drawn_network, tmp_path)
+    script = load_script("03_train_mnist")
+    run = run_main(script, *shlex.split(flags), cwd=tmp_path, data_dir=REAL_DATA_DIR)
+    assert run.returncode == 0, run.stderr
+    ((expected,),) = stated(CONCEPTS, template)
+    measured = Outcome(tmp_path, run.stdout).figure(VAL)
+    assert measured == pytest.approx(expected, abs=1.2)  # the text has means of seeds
+
+
+@pytest.fixture(scope="module")
+def drawn_network(tmp_path_factory, real_mnist_dir, synthetic_dir):
+    """A network that knows only digits drawn by this project."""
+    folder = tmp_path_factory.mktemp("drawn")
+    flags = ("--dataset", "synthetic")
+    run = run_main("03_train_mnist", *flags, cwd=folder, data_dir=synthetic_dir)
+    assert run.returncode == 0, run.stderr
+    return folder / "mnist_model.pth"
 
 
 # ------------------------------------------------------------------------------
