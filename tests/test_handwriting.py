@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 import backstage.own.handwriting
 import dl_utils
-from backstage.own.handwriting import read_own_digit
 from backstage.data.mnist import load_mnist
+from backstage.own.handwriting import read_own_digit
 from backstage.terminal import UserError
 from conftest import load_script
 
@@ -328,7 +328,7 @@ def test_dust_is_left_out(read):
 @pytest.mark.parametrize("pen", [1, 14])
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("direction", ["side by side", "one below the other"])
-def test_several_digits_are_counted_and_refused(refusal, count, direction, pen):
+def test_several_digits_are_refused(refusal, count, direction, pen):
     rng = random.Random(0)
     for _ in range(2):
         ink = np.zeros((600, 600))
@@ -337,7 +337,7 @@ def test_several_digits_are_counted_and_refused(refusal, count, direction, pen):
             if direction == "one below the other":
                 left, top = top, left
             ink = np.maximum(ink, draw(digit, (600, 600), pen, (left, top, 130)))
-        assert f"shows {count} marks of similar height" in refusal(1 - ink)
+        assert "draw only one digit" in refusal(1 - ink)
 
 
 # ------------------------------------------------------------------------------
@@ -370,10 +370,10 @@ def test_a_table_around_the_paper_is_noticed(refusal, margins, table):
     assert "let it show only" in refusal(with_table(*margins, table=table))
 
 
-def test_a_corner_of_the_table_is_noticed(refusal):
+def test_a_corner_of_the_table_is_left_out(read):
     picture = grey_image(PAGE)
     ImageDraw.Draw(picture).polygon([(0, 0), (110, 0), (0, 90)], fill=80)
-    assert "at its edge" in refusal(picture)
+    assert (read(picture).float() - read(PAGE).float()).abs().mean() < 5
 
 
 @pytest.mark.parametrize("margin", [5, 20, 60])
