@@ -248,6 +248,12 @@ def test_a_thin_line_gets_as_wide_as_a_pen_for_mnist(read):
     assert 1.5 <= stroke_widths(read(1 - line)) <= 2.5
 
 
+def test_a_dark_spot_does_not_make_the_rest_pale(read):
+    ink = 0.8 * SEVEN
+    ink[110:142, 200:232] = 1  # where the pen rested
+    assert (read(1 - ink) > 250).sum() >= 20
+
+
 def with_transparency(values):
     ink = (255 * (1 - values)).astype(np.uint8)
     return Image.fromarray(np.dstack([np.zeros_like(ink)] * 3 + [ink]))

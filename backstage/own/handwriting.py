@@ -40,8 +40,8 @@ DUST, GAP, OTHER_DIGIT = 0.15, 0.2, 0.7
 # The ink's share of the box around it. Of MNIST's training digits other than 1, one in
 # 8,000 has more.
 MOST_INK = 0.7
-# Thinner strokes are widened to this share of the digit's longer side: half of MNIST's
-# are wider.
+# Thinner strokes are widened to this share of the digit's longer side: about half
+# of MNIST's are wider.
 STROKE = 0.1
 
 
@@ -183,22 +183,22 @@ def crop_to_digit(ink: Tensor) -> Tensor:
     # On a map with cells of several pixels, noisy strokes hold together.
     cells = max_pool2d(ink[None], CELL, ceil_mode=True)[0]
     marks = [mark for mark in connected(cells > 0) if cells[mark].max() > WEAK_MARK]
-    longest = max(max(extent(mark)) for mark in marks)
-    marks = [mark for mark in marks if max(extent(mark)) >= DUST * longest]
+    longest = max(length(mark) for mark in marks)
+    marks = [mark for mark in marks if length(mark) >= DUST * longest]
 
     # Join what is close together: a 5 may have been written in two strokes.
     pieces = torch.stack(marks).any(dim=0)
     joined = connected(grow(pieces.float(), round(GAP * longest)) > 0)
     marks = [mark & pieces for mark in joined]
-    sizes = [max(extent(mark)) for mark in marks]
-    digit = marks[sizes.index(max(sizes))]
+    lengths = [length(mark) for mark in marks]
+    digit = marks[lengths.index(max(lengths))]
     edge = torch.cat([digit[0], digit[-1], digit[:, 0], digit[:, -1]])
     if edge.float().mean() > 0.9 or (len(marks) > 1 and edge.any()):
         raise UserError(
             "shows something at its edge that is not part of a digit: "
             "let it show only the digit and paper around it"
         )
-    if sum(size >= OTHER_DIGIT * max(sizes) for size in sizes) > 1:
+    if sum(n >= OTHER_DIGIT * max(lengths) for n in lengths) > 1:
         raise UserError("shows several marks of similar size: draw only one digit")
 
     digit = digit.repeat_interleave(CELL, 0).repeat_interleave(CELL, 1)
@@ -222,10 +222,10 @@ def connected(mask: Tensor) -> list[Tensor]:
     return [(labels == label)[1:-1, 1:-1] for label in labels.unique() if label]
 
 
-def extent(mask: Tensor) -> list[int]:
-    """Return the height and the width of the box around a mask."""
+def length(mask: Tensor) -> int:
+    """Return the longer side of the box around a mask."""
     cells = mask.nonzero()
-    return (cells.amax(dim=0) - cells.amin(dim=0) + 1).tolist()
+    return (cells.amax(dim=0) - cells.amin(dim=0) + 1).max().item()
 
 
 def widen(digit: Tensor) -> Tensor:
