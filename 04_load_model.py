@@ -388,7 +388,7 @@ def main() -> None:
     trained_on = run.get("dataset", "")
     if dataset == "auto" and trained_on.lower() in DATASETS:
         dataset = trained_on.lower()
-    _, val_loader, test_loader = load_mnist_data(dataset=dataset)
+    train_loader, val_loader, test_loader = load_mnist_data(dataset=dataset)
     test_set = test_loader.dataset
     _, accuracy = evaluate_model(model, test_loader, device)
     print(f"Test Accuracy: {accuracy:.2f}%  ({test_set.title})")
@@ -428,7 +428,8 @@ def main() -> None:
     if test_set.name in RECORDINGS:
         print(f"No {PAGE_PATH}: you can draw a digit, but not a recording.")
     else:
-        write_network_page(PAGE_PATH, model, images, labels, test_set.name)
+        layers = (model.fc1, model.fc2)
+        write_network_page(PAGE_PATH, model, layers, train_loader.dataset, test_set)
         print(f"Saved: {PAGE_PATH} (open it in a browser, and draw)")
 
 
