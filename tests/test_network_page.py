@@ -10,13 +10,17 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import dl_utils
-from backstage.page.writer import write_network_page
+from backstage.data.batches import ImageDataset
 from backstage.data.synthetic_digits import STYLES, _read_style, make_digits
+from backstage.page.writer import write_network_page
 from backstage.terminal import UserError
 from conftest import load_script
 
@@ -56,22 +60,33 @@ def lesson():
     return load_script("04_load_model.py")
 
 
+def make_set(seed, name="synthetic"):
+    images, labels = make_digits(200, seed)
+    data = SimpleNamespace(name=name, title=name, axes="", classes=list("0123456789"))
+    return ImageDataset(data, dl_utils.normalize(images), labels)
+
+
+@pytest.fixture(scope="session")
+def train_set():
+    return make_set(seed=2)
+
+
 @pytest.fixture(scope="session")
 def digits():
     """200 test digits: images as a network gets them, and labels."""
-    images, labels = make_digits(200, seed=1)
-    return dl_utils.normalize(images), labels
+    return make_set(seed=1).tensors
 
 
 @pytest.fixture
-def write(lesson, digits, tmp_path):
+def write(lesson, train_set, tmp_path):
     """Write the page of an untrained network; return its path and the network."""
 
     def write(hidden_size=128, name="page.html", dataset="synthetic", model=None):
         torch.manual_seed(0)
         model = (model or lesson.SimpleNN(hidden_size)).eval()
-        write_network_page(tmp_path / name, model, *digits, dataset)
-        return tmp_path / name, model
+        path, layers = tmp_path / name, (model.fc1, model.fc2)
+        write_network_page(path, model, layers, train_set, make_set(1, dataset))
+        return path, model
 
     return write
 
@@ -94,6 +109,7 @@ def visit(browser):
             page.on("dialog", lambda dialog: said.append(dialog.message))
             page.on("request", lambda request: asked.append(request.url))
             page.goto(path.as_uri())
+            page.wait_for_selector("main:not([hidden])")
             visits.callback(lambda: check(path, said, asked))
             return page
 
@@ -115,6 +131,7 @@ def strokes_of(style):
 
 def draw(page, strokes, size=0.37, x=0.5, y=0.5, slant=0.0):
     """Draw strokes with the mouse; sizes and places are shares of the sheet."""
+    page.locator("#draw").scroll_into_view_if_needed()
     sheet = page.locator("#draw").bounding_box()
     for stroke in strokes:
         across = x + size * (stroke[:, 0] - slant * stroke[:, 1])
@@ -128,6 +145,12 @@ def draw(page, strokes, size=0.37, x=0.5, y=0.5, slant=0.0):
         for point in points[1:]:
             page.mouse.move(*point)
         page.mouse.up()
+
+
+def read_digit(page):
+    """Return what the page reads, and check how it says so."""
+    answer = page.inner_text("#prediction")
+    return int(re.match(r"(\d) \((over 99\.9|100\.0|\d\d?\.\d)%\)$", answer)[1])
 
 
 def styles_of(digit):
@@ -158,11 +181,10 @@ def logits_of(model, image):
 
 @pytest.mark.real_mnist
 def test_it_reads_drawn_digits_and_as_lesson_4_reads_their_pictures(
-    visit, lesson, trained_model_path, real_mnist_dir, tmp_path, digits
+    visit, lesson, trained_model_path, real_mnist_dir, tmp_path, write
 ):
     model = lesson.load_model(trained_model_path, 128, "cpu")
-    write_network_page(tmp_path / "page.html", model, *digits, "synthetic")
-    page = visit(tmp_path / "page.html")
+    page = visit(write(model=model)[0])
     page.evaluate("""() => {
         const work = update;
         window.times = [];
@@ -185,7 +207,7 @@ def test_it_reads_drawn_digits_and_as_lesson_4_reads_their_pictures(
             y=0.47 + 0.06 * y,
             slant=0.25 * slant,
         )
-        answer = int(re.match(r"(\d) \(\d+\.\d%\)$", page.inner_text("#prediction"))[1])
+        answer = read_digit(page)
         picture = page.evaluate("document.getElementById('draw').toDataURL()")
         (tmp_path / "digit.png").write_bytes(base64.b64decode(picture.split(",")[1]))
         image = lesson.read_own_digit(str(tmp_path / "digit.png"))
@@ -203,7 +225,7 @@ def test_it_reads_drawn_digits_and_as_lesson_4_reads_their_pictures(
 def test_a_finger_points_and_draws_without_scrolling(visit, write):
     page = visit(write()[0], width=400, has_touch=True, is_mobile=True)
     page.locator(".neuron").nth(5).tap()
-    playwright.expect(page.locator("#question")).to_have_text("Neuron 6")
+    playwright.expect(page.locator("#question")).to_have_text("Neuron 5")
     page.evaluate("scrollTo(0, 0)")
     sheet = page.locator("#draw").bounding_box()
     fingers = page.context.new_cdp_session(page)
@@ -241,11 +263,11 @@ def test_undo_takes_back_strokes_digits_and_clear(visit, write):
     draw_digit(page, 4)
     both = page.inner_text("#prediction"), page.inner_text("#meaning")
     page.click("#first button >> nth=0")
-    assert "labelled" in page.inner_text("#note")
+    assert "Labelled" in page.inner_text("#note")
     page.click("#clear")
     assert page.inner_text("#prediction") == "Nothing yet"
     page.click("#undo")
-    assert "labelled" in page.inner_text("#note")
+    assert "Labelled" in page.inner_text("#note")
     page.click("#undo")
     assert (page.inner_text("#prediction"), page.inner_text("#meaning")) == both
     for _ in range(4):
@@ -262,7 +284,7 @@ def test_a_test_digit_is_seen_as_it_is_and_can_be_drawn_on(visit, write, digits)
     label = digits[1][3].item()
     answer = logits_of(model, digits[0][3]).argmax().item()
     assert page.inner_text("#prediction").startswith(f"{answer} ")
-    assert f"labelled {label}:" in page.inner_text("#note")
+    assert f"Labelled {label}:" in page.inner_text("#note")
     draw(page, strokes_of("0,0 100,100"), size=0.05)
     drawn = torch.tensor(page.evaluate("image"))
     assert (drawn != image).any()
@@ -349,14 +371,14 @@ def test_pointing_shows_and_pressing_keeps(visit, write):
     draw_digit(page, 4)
     answer = page.inner_text("#question")
     page.hover(".neuron >> nth=7")
-    assert page.inner_text("#question") == "Neuron 8"
+    assert page.inner_text("#question") == "Neuron 7"
     page.hover("h1")
     assert page.inner_text("#question") == answer
     page.click(".neuron >> nth=7")
     page.hover("#digits button >> nth=2")
     assert page.inner_text("#question") == "Why 2?"
     page.hover("h1")
-    assert page.inner_text("#question") == "Neuron 8"
+    assert page.inner_text("#question") == "Neuron 7"
     page.click(".neuron >> nth=7")
     page.hover("h1")
     assert page.inner_text("#question") == answer
@@ -364,25 +386,23 @@ def test_pointing_shows_and_pressing_keeps(visit, write):
 
 def test_the_keyboard_reaches_everything(visit, write):
     page = visit(write()[0])
+    focused = "document.activeElement.id || document.activeElement.parentNode.id"
     stops = []
-    for _ in range(8):
+    while "mistakes" not in stops:
         page.keyboard.press("Tab")
-        stops.append(
-            page.evaluate(
-                "document.activeElement.id || document.activeElement.parentNode.id"
-            )
-        )
+        stops.append(page.evaluate(focused))
     assert stops == [
-        *("undo", "clear", "digits", "digit", "rival", "neurons", "first", "mistakes")
+        *("undo", "clear", "digits", "label", "teach", "keep", "reset", "rate"),
+        *("among", "neurons", "digit", "rival", "first", "mistakes"),
     ]
     page.keyboard.press("Enter")  # the surest mistake
     assert "wrong" in page.inner_text("#note")
     page.focus(".neuron >> nth=0")
     for key, question in {
-        "ArrowRight": "Neuron 2",
-        "ArrowDown": "Neuron 18",
-        "ArrowLeft": "Neuron 17",
-        "ArrowUp": "Neuron 1",
+        "ArrowRight": "Neuron 1",
+        "ArrowDown": "Neuron 17",
+        "ArrowLeft": "Neuron 16",
+        "ArrowUp": "Neuron 0",
     }.items():
         page.keyboard.press(key)
         assert page.inner_text("#question") == question
@@ -390,13 +410,199 @@ def test_the_keyboard_reaches_everything(visit, write):
     assert page.evaluate(outline) == "solid"
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
-    assert page.evaluate("kept") == {"neuron": 0}
+    assert page.evaluate("chosen") == {"neuron": 0}
 
 
 def test_a_changed_network_is_not_passed_off_as_the_learners(visit, write, lesson):
     page = visit(write(model=lesson.ForgetfulNN())[0])
     assert "differs from PyTorch" in page.inner_text("#proof")
     assert page.get_attribute("#proof", "class") == "warning"
+
+
+# ------------------------------------------------------------------------------
+# It can be taught
+# ------------------------------------------------------------------------------
+
+
+def sgd(model, images, labels, rate):
+    """Make one step in PyTorch; return the loss before it."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    optimizer.zero_grad()
+    loss = torch.nn.functional.cross_entropy(model(images), labels)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def test_steps_are_those_of_pytorch(visit, write, digits):
+    path, model = write()
+    page = visit(path)
+    images, labels = digits
+    for i in range(10):
+        example = [images[i].flatten().tolist(), labels[i].item(), 0.05]
+        ours = page.evaluate("a => network.step(...a)", example)
+        theirs = sgd(model, images[i : i + 1], labels[i : i + 1], 0.05)
+        assert ours == pytest.approx(theirs, abs=1e-5)
+    batch = [
+        {"pixels": image, "label": label}
+        for image, label in zip(
+            images[:17].flatten(1).tolist(), labels[:17].tolist(), strict=True
+        )
+    ]
+    ours = page.evaluate("batch => train(batch, 0.05).loss", batch)
+    assert ours == pytest.approx(sgd(model, images[:17], labels[:17], 0.05), abs=1e-5)
+    for name, layer in {"fc1": model.fc1, "fc2": model.fc2}.items():
+        weight = page.evaluate(f"{name}.weight.map(row => [...row])")
+        assert (torch.tensor(weight) - layer.weight).abs().max() < 1e-5
+        bias = page.evaluate(f"[...{name}.bias]")
+        assert (torch.tensor(bias) - layer.bias).abs().max() < 1e-5
+
+
+def gain(page, row):
+    """Return what the page says was before a step, and what is now."""
+    cells = page.locator("#gain tr").nth(row).locator("td").all_inner_texts()
+    return [float(re.sub("[<>%]", "", cell)) for cell in cells]
+
+
+@pytest.mark.parametrize("among", [False, True])
+def test_a_drawing_is_taught_and_the_network_put_back(visit, write, among):
+    path, model = write()
+    page = visit(path)
+    draw_digit(page, 4)
+    page.click("#teach")
+    assert "First say what it was" in page.inner_text("#told")
+    image = torch.tensor(page.evaluate("image"))[None]
+    pixels = dl_utils.normalize(image.byte())
+    logits = logits_of(model, pixels[0])
+    page.click("#label >> text=7")
+    if among:
+        page.check("#among")
+        assert page.input_value("#rate") == "0.01"
+    page.click("#teach")
+    before, now = gain(page, 1)
+    assert before == pytest.approx(-logits.log_softmax(0)[7].item(), abs=0.001)
+    assert now < before
+    assert gain(page, 2)[1] > gain(page, 2)[0]
+    steps = page.locator("#steps li").all_inner_texts()
+    names = ["zero_grad", "forward", "loss", "backward", "step"]
+    assert [step.split(":")[0] for step in steps] == names
+    if not among:
+        sgd(model, pixels, torch.tensor([7]), 0.001)
+        dark = (model.fc1.weight.grad == 0).all(dim=1)
+        zeros = sum((p.grad == 0).sum().item() for p in model.parameters())
+        assert f"{zeros:,} are 0" in steps[3] and dark.any()
+        farthest = max(p.grad.abs().max().item() for p in model.parameters())
+        assert f"at most by {0.001 * farthest:.2g}" in steps[4]
+    taught = page.evaluate("network.logits(normalize(image))")
+    page.click("#reset")
+    put_back = page.evaluate("network.logits(normalize(image))")
+    assert put_back == pytest.approx(logits.tolist(), abs=1e-5)
+    assert put_back != taught
+
+
+def keep(page, drawn, label, **hand):
+    draw(page, strokes_of(styles_of(drawn)[0]), **hand)
+    page.click(f"#label >> text={label}")
+    page.click("#keep")
+    image = page.evaluate("image")
+    page.click("#clear")
+    return image
+
+
+def save(page):
+    """Return the saved sheet, uint8 [height, 280]; it must be opaque and grey."""
+    with page.expect_download() as download:
+        page.click("#save")
+    assert download.value.suggested_filename == "my_digits.png"
+    path = download.value.path().with_suffix(".png")
+    shutil.copy(download.value.path(), path)
+    with Image.open(path) as picture:
+        rgba = np.asarray(picture.convert("RGBA"))
+    assert (rgba[..., 3] == 255).all() and (rgba[..., :1] == rgba[..., :3]).all()
+    return path, torch.tensor(rgba[..., 0])
+
+
+def cell(sheet, row, column):
+    return sheet[28 * row : 28 * row + 28, 28 * column : 28 * column + 28].tolist()
+
+
+def test_what_is_kept_is_saved_opened_taught_and_removed(visit, write):
+    page = visit(write()[0])
+    images = [keep(page, 4, 9), keep(page, 1, 1), keep(page, 4, 9, slant=0.3)]
+    path, sheet = save(page)
+    assert sheet.shape == (56, 280)
+    places = [(0, 9), (0, 1), (1, 9)]
+    assert [cell(sheet, *place) for place in places] == images
+    for row, column in places:
+        sheet[28 * row : 28 * row + 28, 28 * column : 28 * column + 28] = 0
+    assert not sheet.any()
+
+    page = visit(write()[0])
+    page.set_input_files("#open", path)
+    playwright.expect(page.locator("#shelf")).to_contain_text("3 opened. 3 kept")
+    page.set_input_files("#open", path)
+    playwright.expect(page.locator("#shelf")).to_contain_text("0 opened. 3 kept")
+    page.click("#cells button >> nth=1")  # the first 9
+    assert page.evaluate("image") == images[0]
+    page.click("#remove")
+    new = keep(page, 7, 9)  # fills the free cell
+    _, sheet = save(page)
+    assert [cell(sheet, *place) for place in places] == [new, *images[1:]]
+
+    page.click("#teach-all")
+    playwright.expect(page.locator("#shelf")).to_contain_text("50 steps")
+    assert "now 3;" in page.inner_text("#shelf")
+
+
+def test_a_test_digit_is_not_kept(visit, write):
+    page = visit(write()[0])
+    page.click("#first button >> nth=0")
+    page.click("#keep")
+    assert "to test with" in page.inner_text("#told")
+    assert page.locator("#cells button").count() == 0
+
+
+@pytest.mark.parametrize(
+    "size, colour, name, complaint",
+    [
+        ((281, 28), "black", "a.png", "281 x 28 pixels"),
+        ((280, 30), "black", "a.png", "280 x 30 pixels"),
+        ((280, 28 * 201), "black", "a.png", "at most 200 rows"),
+        ((280, 28), "red", "a.png", "colours"),
+        ((280, 28), "#ffffff80", "a.png", "transparent"),
+        ((280, 28), "black", "a.jpg", "no PNG"),
+        (None, None, "a.png", "damaged"),
+    ],
+)
+def test_other_files_are_refused(visit, write, tmp_path, size, colour, name, complaint):
+    page = visit(write()[0])
+    (tmp_path / name).write_text("no picture")
+    if size:
+        mode = "RGBA" if name == "a.png" else "RGB"
+        Image.new(mode, size, colour).save(tmp_path / name)
+    page.set_input_files("#open", tmp_path / name)
+    playwright.expect(page.locator("#shelf")).to_contain_text(f"{name} is not opened")
+    assert complaint in page.inner_text("#shelf")
+
+
+def test_leaving_with_unsaved_examples_asks_first(browser, write):
+    path, _ = write()
+    for unsaved in (False, True):
+        page = browser.new_page()
+        questions = []
+
+        def leave(dialog, questions=questions):
+            questions.append(dialog.type)
+            dialog.accept()
+
+        page.on("dialog", leave)
+        page.goto(path.as_uri())
+        keep(page, 4, 4)
+        if not unsaved:
+            save(page)
+        page.goto("about:blank")
+        assert questions == ["beforeunload"] * unsaved
+        page.close()
 
 
 # ------------------------------------------------------------------------------
@@ -420,8 +626,9 @@ FAULTS = """() => {
         const range = document.createRange();
         range.selectNodeContents(node);
         const text = range.getBoundingClientRect();
-        if (!text.width || holder.closest("select")) continue;
-        const box = holder.closest("button, section, header").getBoundingClientRect();
+        if (!text.width || holder.closest("select, .unseen")) continue;
+        const frame = holder.closest("button, section, header, footer, body");
+        const box = frame.getBoundingClientRect();
         if (text.left < box.left || text.right > box.right || text.right > innerWidth
             || text.top < box.top - 1 || text.bottom > box.bottom + 1) {
             faults.push(`sticks out: ${node.textContent}`);
@@ -450,6 +657,45 @@ def test_nothing_is_clipped_or_pale(visit, write, width, scheme):
     assert page.evaluate(FAULTS) == []
 
 
+@pytest.mark.parametrize(
+    "width, height", [(390, 660), (683, 640), (844, 340), (1024, 640), (1200, 800)]
+)
+def test_the_answer_is_in_view_while_one_draws(visit, write, width, height):
+    page = visit(write()[0], width)
+    page.set_viewport_size({"width": width, "height": height})
+    draw_digit(page, 4)
+    for part in ("#draw", "#prediction", "#digits"):
+        box = page.locator(part).bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= height, part
+
+
+def test_text_twice_as_large_does_not_scroll_sideways(visit, write):
+    page = visit(write()[0], width=400)
+    page.evaluate("document.documentElement.style.fontSize = '200%'")
+    keep(page, 4, 9)
+    page.click("#cells button")
+    page.click("#teach")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+@pytest.mark.parametrize("medium", ["forced colours", "print"])
+def test_bars_and_neurons_stay_visible(visit, write, medium):
+    page = visit(write()[0], color_scheme="dark")
+    page.click("#first button >> nth=0")
+    if medium == "print":
+        page.emulate_media(media="print")
+    else:
+        page.emulate_media(forced_colors="active")
+    style = "node => getComputedStyle(node)"
+    best, card = page.locator(".bar.best i"), page.locator(".answer")
+    fill = best.evaluate(f"{style[:8]}getComputedStyle(node).backgroundColor")
+    ground = card.evaluate(f"{style[:8]}getComputedStyle(node).backgroundColor")
+    assert fill != ground
+    adjust = "printColorAdjust" if medium == "print" else "forcedColorAdjust"
+    kept = best.evaluate(f"node => getComputedStyle(node).{adjust}")
+    assert kept == ("exact" if medium == "print" else "none")
+
+
 # ------------------------------------------------------------------------------
 # It is one small, harmless file
 # ------------------------------------------------------------------------------
@@ -470,7 +716,7 @@ def test_no_name_breaks_out(visit, write, name):
     assert name.replace("\u2028", "") in page.text_content("#about").replace(
         "\u2028", ""
     )
-    assert page.locator("script").count() == 2
+    assert page.locator("script").count() == 7  # six parts, and the data
     draw_digit(page, 7)
     assert page.inner_text("#prediction") != "Nothing yet"
 
@@ -480,11 +726,6 @@ def test_it_allows_no_request(visit, write):
     policy = page.get_attribute("meta[http-equiv]", "content")
     assert policy.startswith("default-src 'none';")
     assert "unsafe" not in policy
-
-
-def test_other_layers_are_refused(write):
-    with pytest.raises(UserError, match="fc1 and fc2"):
-        write(model=torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)))
 
 
 def test_a_page_that_cannot_be_written_is_explained(write, tmp_path):
@@ -501,9 +742,10 @@ def test_a_page_that_cannot_be_written_is_explained(write, tmp_path):
 def draw_picture(weights_path, picture_path):
     lesson = load_script("04_load_model.py")
     model = lesson.load_model(weights_path, 128, "cpu")
-    test_set = dl_utils.load_mnist_data()[2].dataset
+    train_loader, _, test_loader = dl_utils.load_mnist_data()
     page_path = Path(picture_path).resolve().with_suffix(".html")
-    write_network_page(page_path, model, *test_set.tensors, test_set.name)
+    sets = (train_loader.dataset, test_loader.dataset)
+    write_network_page(page_path, model, (model.fc1, model.fc2), *sets)
     with contextlib.contextmanager(browser.__wrapped__)() as chromium:
         page = chromium.new_page(viewport={"width": 1200, "height": 1000})
         page.goto(page_path.as_uri())

@@ -75,8 +75,7 @@ function prepareDrawing({ sample }) {
   return { image, small: side < SHEET / 3 };
 }
 
-// --- The pen -------------------------------------------------------------------------------
-
+// --- The pen
 function change(next) {
   earlier.push(drawing);
   drawing = next;

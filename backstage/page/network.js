@@ -16,8 +16,6 @@ const makeLayer = ({ weight, bias }) => ({ weight: weight.map(floats), bias: flo
 const [fc1, fc2] = data.layers.map(makeLayer);
 const gradients = { fc1: structuredClone(fc1), fc2: structuredClone(fc2) };
 
-// --- Forward -------------------------------------------------------------------------------
-
 // SimpleNN.forward of lesson 4, line by line.
 function forward(image) {
   const x = image.flat(); //              flatten: [28, 28] -> [784]
@@ -35,8 +33,6 @@ function dot(row, x) {
   return sum;
 }
 
-// --- Loss ----------------------------------------------------------------------------------
-
 // The shares of the ten classes. Taking the largest logit from all of them changes no share, and
 // keeps exp() from growing beyond what a number can hold.
 function softmax(logits) {
@@ -50,8 +46,6 @@ function crossEntropy(logits, label) {
   const most = Math.max(...logits);
   return Math.log(sum(logits.map((logit) => Math.exp(logit - most)))) + most - logits[label];
 }
-
-// --- Backward ------------------------------------------------------------------------------
 
 // How the loss would change if a logit, a sum, a weight grew a little: from the last layer to the
 // first. `part` is what this example counts in the mean over its batch.
@@ -70,22 +64,18 @@ function backward({ x, sums, hidden, logits }, label, part) {
 // A weight multiplies its input, so its gradient is that of the sum times the input.
 function addGradients({ weight, bias }, bySum, inputs) {
   bySum.forEach((slope, neuron) => {
-    if (slope === 0) return;
     bias[neuron] += slope;
-    const row = weight[neuron];
-    for (let i = 0; i < row.length; i++) row[i] += slope * inputs[i];
+    if (slope !== 0) addTo(weight[neuron], slope, inputs);
   });
 }
-
-// --- Step ----------------------------------------------------------------------------------
+function addTo(row, factor, others) {
+  for (let i = 0; i < row.length; i++) row[i] += factor * others[i];
+}
 
 // Plain SGD, torch.optim.SGD(model.parameters(), lr=rate): against the gradient.
 function step(layer, { weight, bias }, rate) {
-  weight.forEach((row, neuron) => {
-    const weights = layer.weight[neuron];
-    for (let i = 0; i < row.length; i++) weights[i] -= rate * row[i];
-  });
-  bias.forEach((gradient, neuron) => (layer.bias[neuron] -= rate * gradient));
+  layer.weight.forEach((row, neuron) => addTo(row, -rate, weight[neuron]));
+  addTo(layer.bias, -rate, bias);
 }
 
 // The five steps of lesson 3, for a batch of examples { pixels, label }.
@@ -97,16 +87,15 @@ function train(batch, rate) {
   // Step 2, forward: let the network answer.
   const results = batch.map(({ pixels }) => forward(pixels));
   // Step 3, loss: one number that says how wrong the answers are.
-  const loss = sum(results.map(({ logits }, i) => crossEntropy(logits, batch[i].label)));
+  const losses = results.map(({ logits }, i) => crossEntropy(logits, batch[i].label));
+  const loss = sum(losses) / batch.length;
   // Step 4, backward: for every weight, compute its gradient.
   results.forEach((result, i) => backward(result, batch[i].label, 1 / batch.length));
   // Step 5, step: move every weight a little in the direction that lowers the loss.
   step(fc1, gradients.fc1, rate);
   step(fc2, gradients.fc2, rate);
-  return { results, loss: loss / batch.length };
+  return { results, loss };
 }
-
-// --- Why? ----------------------------------------------------------------------------------
 
 // Where does a digit's logit come from? ReLU passes on the sums of lit neurons as they are, and
 // nothing of the others. So for this one drawing the network is a plain weighted sum of pixels:
@@ -114,10 +103,7 @@ function train(batch, rate) {
 function evidence({ x, sums }, digit) {
   const voices = fc2.weight[digit].map((weight, neuron) => (sums[neuron] > 0 ? weight : 0));
   const pull = x.map(() => 0); // the weight of each pixel in that sum
-  fc1.weight.forEach((row, neuron) => {
-    if (sums[neuron] <= 0) return;
-    for (let i = 0; i < row.length; i++) pull[i] += voices[neuron] * row[i];
-  });
+  voices.forEach((voice, neuron) => addTo(pull, voice, fc1.weight[neuron]));
   const start = fc2.bias[digit] + dot(voices, fc1.bias) + data.paper * sum(pull);
   return { start, pixels: pull.map((weight, i) => weight * (x[i] - data.paper)) };
 }

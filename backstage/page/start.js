@@ -19,7 +19,7 @@ async function unpack({ images, labels }) {
 function offer(examples, id) {
   const buttons = examples.map(({ image, label, pixels }) => {
     const button = make("button", "sample", $(id));
-    const read = data.classes[bestOf(forward(pixels).logits)];
+    const read = data.classes[likeliest(forward(pixels).logits)[0]];
     paint(makeCanvas(button), greys(image));
     const mistake = id === "mistakes" ? `${data.classes[label]} \u2192 ${read}` : "";
     if (mistake) make("span", "", button, mistake);
@@ -30,15 +30,19 @@ function offer(examples, id) {
 }
 
 // How far this page's logits of the test digits are from those of PyTorch.
+const roundUp = (gap) => {
+  const places = Math.ceil(-Math.log10(gap));
+  return (Math.ceil(gap * 10 ** places) / 10 ** places).toFixed(places);
+};
 function prove(examples, expected) {
-  const gaps = examples.map(({ pixels }, i) =>
-    Math.max(...forward(pixels).logits.map((logit, k) => Math.abs(logit - expected[10 * i + k]))));
-  const gap = Math.max(1e-7, ...gaps);
-  $("proof").className = gap > 0.001 ? "warning" : "";
-  write("proof", gap > 0.001
-    ? `Careful: this page differs from PyTorch by ${gap.toPrecision(2)}. Was SimpleNN changed? `
-      + "Then your network computes something else."
-    : `\u2713 This page agrees with PyTorch to ${gap.toFixed(Math.ceil(-Math.log10(gap)))}.`);
+  const logits = examples.flatMap(({ pixels }) => forward(pixels).logits);
+  const gap = Math.max(1e-7, ...logits.map((logit, i) => Math.abs(logit - expected[i])));
+  const differs = gap > 0.001;
+  const warning =
+    `Careful: this page differs from PyTorch by ${gap.toPrecision(2)}. Was SimpleNN changed? ` +
+    "Then your network computes something else.";
+  $("proof").className = differs ? "warning" : "";
+  write("proof", differs ? warning : `\u2713 This page agrees with PyTorch to ${roundUp(gap)}.`);
 }
 
 $("clear").onclick = () => {

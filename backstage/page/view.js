@@ -6,14 +6,15 @@ const classes = [...data.classes.keys()]; // the labels; what they mean is in da
 const normalize = (image) =>
   image.map((row) => row.map((ink) => data.paper + (ink / 255) * (data.ink - data.paper)));
 
+const likeliest = (logits) => [...classes].sort((a, b) => logits[b] - logits[a]);
+
 let image = null; // what the network sees of the drawing, 28 rows of 0 to 255
 let result = null; // what forward() makes of that
 let order = []; // the labels, the likeliest first
 let chosen = {}; // what to look into: { neuron: 5 }, { digit: 4, rival: 9 } or {}, the answer
 let pointed = null; // the same, while the mouse or the keyboard is there
 
-// --- Pictures and numbers --------------------------------------------------------------------
-
+// --- Pictures and numbers
 // Paints 784 colours, and on them the ink, if given, as dots.
 function paint(canvas, colours, ink = []) {
   const context = canvas.getContext("2d");
@@ -80,8 +81,7 @@ const showSum = (terms, total) => {
   showTable("sum", [...terms, [total, whole]].map(row));
 };
 
-// --- What can be chosen ------------------------------------------------------------------------
-
+// --- What can be chosen
 // A group of buttons is one stop for the Tab key; arrow keys move inside it.
 function connect(buttons, press, target = () => null) {
   buttons.forEach((button, i) => {
@@ -106,20 +106,21 @@ function connect(buttons, press, target = () => null) {
     };
   });
 }
-function choose(target) {
-  chosen = JSON.stringify(target) === JSON.stringify(chosen) ? {} : target; // twice lets go
-  pointed = null;
-  look();
+function connectTargets(buttons, target) {
+  const choose = (i) => {
+    const again = JSON.stringify(target(i)) === JSON.stringify(chosen);
+    chosen = again ? {} : target(i); // twice lets go
+    pointed = null;
+    look();
+  };
+  connect(buttons, choose, target);
 }
 const voices = [...Array(10)].map(() => makeBar("div", $("voices"), ""));
 const bars = classes.map((digit) => makeBar("button", $("digits"), data.classes[digit]));
-const barButtons = bars.map(({ bar }) => bar);
-connect(barButtons, (digit) => choose({ digit }), (digit) => ({ digit }));
-
 const lamps = data.shown.map(() => make("i", "", make("button", "neuron", $("neurons"))));
 const neurons = lamps.map((lamp) => lamp.parentNode);
-const neuronAt = (i) => ({ neuron: data.shown[i] });
-connect(neurons, (i) => choose(neuronAt(i)), neuronAt);
+connectTargets(bars.map(({ bar }) => bar), (digit) => ({ digit }));
+connectTargets(neurons, (i) => ({ neuron: data.shown[i] }));
 
 const PICKS = { digit: ["its answer"], rival: ["nothing", "second guess"] };
 for (const [id, first] of Object.entries(PICKS)) {
@@ -131,14 +132,13 @@ for (const [id, first] of Object.entries(PICKS)) {
   };
 }
 
-// --- The answer --------------------------------------------------------------------------------
-
+// --- The answer
 function update() {
   paintDrawing(drawing);
   const prepared = prepareDrawing(drawing);
   image = prepared.image;
   result = image && forward(normalize(image));
-  order = result ? [...classes].sort((a, b) => result.logits[b] - result.logits[a]) : [];
+  order = result ? likeliest(result.logits) : [];
   paint($("seen"), greys(image ?? Array(784).fill(0)));
   const shares = result ? softmax(result.logits) : [];
   const guess = (place) => `${data.classes[order[place]]} (${percent(shares[order[place]])})`;
@@ -153,14 +153,14 @@ function update() {
     number.textContent = result ? short(shares[digit]) : "";
   });
   showNeurons();
-  showTeaching();
+  showLabel();
   $("invitation").hidden = result !== null;
   look();
 }
 function note(second, small) {
   const label = drawing.strokes.length ? undefined : drawing.sample?.label;
   const name = data.classes[label];
-  if (small) return "Draw larger: blown up to 20 pixels, the strokes of a small digit are too thick.";
+  if (small) return "Draw larger: scaled to 20 pixels, the strokes of a small digit are too thick.";
   if (label === order[0]) return `Labelled ${name}: right. Draw on it: what changes?`;
   if (label !== undefined) return `Labelled ${name}: wrong. Can you mend it with a stroke?`;
   const flag = "A 1 with a long flag is often misread: those that it learned from were bars.";
@@ -181,14 +181,13 @@ function showNeurons() {
   });
 }
 
-// --- Why? --------------------------------------------------------------------------------------
-
+// --- Why?
 // Shows what is pointed at or chosen.
 function look() {
   const { neuron, digit = "its answer", rival = "nothing" } = pointed ?? chosen;
   neurons.forEach((button, i) => (button.ariaPressed = data.shown[i] === neuron));
   bars.forEach(({ bar }, i) => (bar.ariaPressed = i === Number(digit)));
-  for (const id in PICKS) $(id).parentNode.hidden = neuron !== undefined;
+  for (const id in PICKS) $(id).parentNode.hidden = chosen.neuron !== undefined;
   $("sum").hidden = !result;
   [$("digit").value, $("rival").value] = [digit, rival];
   if (neuron !== undefined) return lookIntoNeuron(neuron);
@@ -198,8 +197,7 @@ function look() {
   paint($("map"), redAndBlue(Array(784).fill(0)));
   showVoices("", []);
   write("question", "Why this digit?");
-  const text = "Draw a digit or pick a test digit. Its ink will turn red where it speaks for the";
-  write("meaning", `${text} answer, and blue where it speaks against it.`);
+  write("meaning", "Ink will turn red where it speaks for the answer, and blue where against it.");
 }
 function lookIntoDigit(digit, rival = digit) {
   const compared = rival !== digit;
@@ -210,17 +208,18 @@ function lookIntoDigit(digit, rival = digit) {
   const [name, second] = [data.classes[digit], data.classes[rival]];
   paint($("map"), redAndBlue(values, image.flat()));
   write("question", compared ? `Why ${name} and not ${second}?` : `Why ${name}?`);
+  const against = compared ? `Ink for ${second}` : `Ink against ${name}`;
   const terms = [
     ["Blank page", minus(mine.start, other.start)],
     [`Ink for ${name}`, sum(values.filter((value) => value > 0)), "red"],
-    [compared ? `Ink for ${second}` : `Ink against ${name}`,
-      sum(values.filter((value) => value < 0)), "blue"],
+    [against, sum(values.filter((value) => value < 0)), "blue"],
   ];
   showSum(terms, compared ? `Lead of ${name} over ${second}` : `Logit of ${name}`);
-  write("meaning", compared ? rivalry(digit, rival)
-    : `Red ink speaks for ${name}, blue ink against it, grey ink hardly matters. Counting starts `
-      + "from a blank page: the biases, and what the lit neurons make of bare paper. The digit "
-      + "with the highest logit is the answer.");
+  const alone =
+    `Red ink speaks for ${name}, blue ink against it, grey ink hardly matters. Counting starts ` +
+    "from a blank page: the biases, and what the lit neurons make of bare paper. The digit with " +
+    "the highest logit is the answer.";
+  write("meaning", compared ? rivalry(digit, rival) : alone);
   const spoken = result.hidden.map((value, neuron) =>
     [neuron, value * minus(fc2.weight[digit][neuron], fc2.weight[rival][neuron])]);
   spoken.sort(([, a], [, b]) => Math.abs(b) - Math.abs(a));
@@ -230,20 +229,22 @@ function rivalry(digit, rival) {
   const pair = order.filter((label) => label === digit || label === rival);
   const times = Math.exp(result.logits[pair[0]] - result.logits[pair[1]]);
   const [ahead, behind] = pair.map((label) => data.classes[label]);
-  return `Red ink speaks for ${data.classes[digit]} rather than ${data.classes[rival]}, blue ink `
-    + `the other way round. So ${ahead} comes out `
-    + `${count(Number(Math.min(times, 1e9).toPrecision(2)))} times as likely as ${behind}.`;
+  const rounded = count(Number(Math.min(times, 1e9).toPrecision(2)));
+  return (
+    `Red ink speaks for ${data.classes[digit]} rather than ${data.classes[rival]}, blue ink the ` +
+    `other way round. So ${ahead} comes out ${rounded} times as likely as ${behind}.`
+  );
 }
 function lookIntoNeuron(neuron) {
   const [bias, total] = [fc1.bias[neuron], result?.sums[neuron]];
   paint($("map"), redAndBlue([...fc1.weight[neuron]]), image ?? []);
   write("question", `Neuron ${neuron}`);
   if (result) showSum([["Bias", bias], ["Pixels \u00d7 weights", total - bias]], "Sum");
-  const state = !result ? ""
-    : total > 0 ? "Above 0, so ReLU passes it on: the neuron is lit. "
-    : "Not above 0, so ReLU makes it 0: the neuron stays dark. ";
+  const lit = "Above 0, so ReLU passes it on: the neuron is lit.";
+  const dark = "Not above 0, so ReLU makes it 0: the neuron stays dark.";
+  const state = result ? (total > 0 ? lit : dark) : "";
   const text = "Ink on red raises the sum, ink on blue lowers it. Few neurons look for a tidy";
-  write("meaning", `${state}${text} shape; their patches make sense only together.`);
+  write("meaning", `${state} ${text} shape; their patches make sense only together.`);
   const told = classes.map((digit) => [data.classes[digit], fc2.weight[digit][neuron]]);
   showVoices("What it tells the ten digits", told);
 }

@@ -1,4 +1,4 @@
-"""The page that lesson 4 writes: it reads what is drawn, shows why, and can be taught."""
+"""The page that lesson 4 writes: it reads what is drawn, says why, and can learn."""
 
 import base64
 import hashlib
