@@ -4,6 +4,7 @@
 const SHEET = 280; // pixels; the pen is 20 wide
 const FAINT = 90; // of 255: what is paler is paper
 const sheet = document.getElementById("draw");
+sheet.width = sheet.height = SHEET;
 const pencil = sheet.getContext("2d", { willReadFrequently: true });
 
 // What is on the sheet: perhaps a stored example { image, label }, and strokes, lists of [x, y].

@@ -5,11 +5,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
 const bytes = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
-
-function floats(base64) {
-  const view = new DataView(bytes(base64).buffer);
-  return new Float32Array(view.byteLength / 4).map((_, i) => view.getFloat32(4 * i, true));
-}
+const floats = (base64) => new Float32Array(bytes(base64).buffer); // 4 bytes to a number
 
 // Layers as PyTorch keeps them: a row of weights and a bias for each neuron.
 const makeLayer = ({ weight, bias }) => ({ weight: weight.map(floats), bias: floats(bias) });

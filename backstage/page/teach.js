@@ -9,6 +9,7 @@ let rehearsal = []; // and of the training set
 let rightAsTrained = 0;
 let teaching = false; // while all that was kept is being taught
 
+$("rate").append(...["0.001", "0.01", "0.1"].map((rate) => new Option(rate)));
 const tell = (text) => write("told", text);
 const countRight = (examples) =>
   examples.filter(({ pixels, label }) => likeliest(forward(pixels).logits)[0] === label).length;

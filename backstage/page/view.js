@@ -59,8 +59,10 @@ function make(tag, className, parent, text = "") {
   made.textContent = text;
   return made;
 }
-const makeCanvas = (parent) =>
-  parent.appendChild(Object.assign(document.createElement("canvas"), { width: 28, height: 28 }));
+const makeCanvas = (parent) => setSize(make("canvas", "", parent), 28);
+const setSize = (canvas, side) => Object.assign(canvas, { width: side, height: side });
+["seen", "change"].forEach((id) => setSize($(id), 28));
+setSize($("map"), SHEET); // finer, for the dots
 function makeBar(tag, parent, name) {
   const bar = make(tag, "bar", parent);
   const label = make("span", "", bar, name);
@@ -124,7 +126,7 @@ connectTargets(neurons, (i) => ({ neuron: data.shown[i] }));
 
 const PICKS = { digit: ["its answer"], rival: ["nothing", "second guess"] };
 for (const [id, first] of Object.entries(PICKS)) {
-  $(id).append(...first.map((text) => new Option(text, text)));
+  $(id).append(...first.map((text) => new Option(text)));
   $(id).append(...classes.map((digit) => new Option(data.classes[digit], digit)));
   $(id).onchange = () => {
     chosen = { digit: $("digit").value, rival: $("rival").value };
