@@ -165,9 +165,9 @@ function note(second, small) {
   if (small) return "Draw larger: scaled to 20 pixels, the strokes of a small digit are too thick.";
   if (label === order[0]) return `Labelled ${name}: right. Draw on it: what changes?`;
   if (label !== undefined) return `Labelled ${name}: wrong. Can you mend it with a stroke?`;
-  const flag = "A 1 with a long flag is often misread: those that it learned from were bars.";
+  const flag = "Was it a 1 with a long flag? Most that it learned from were mere bars.";
   const heart = "It cannot say \u201cno digit\u201d: a heart gets an answer, too.";
-  return `Second guess: ${second}. ${order.slice(0, 2).some((d) => d === 7) ? flag : heart}`;
+  return `Second guess: ${second}. ${[4, 7, 9].includes(order[0]) ? flag : heart}`;
 }
 function showNeurons() {
   const values = result?.hidden ?? fc1.bias.map(() => 0);
