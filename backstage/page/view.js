@@ -33,7 +33,8 @@ function paint(canvas, colours, ink = []) {
 const greys = (image) => image.flat().map((grey) => [grey, grey, grey]);
 
 // Red where a value is above 0, blue where it is below, on the drawing in grey.
-const [PAPER, GREY, RED, BLUE] = [[243, 241, 236], [196, 195, 192], [194, 32, 47], [33, 102, 196]];
+const [PAPER, GREY] = [[243, 241, 236], [196, 195, 192]];
+const [RED, BLUE] = [[194, 32, 47], [33, 102, 196]];
 function redAndBlue(values, ink) {
   const mix = (from, to, share) => from.map((part, i) => part + share * (to[i] - part));
   const most = Math.max(...values.map(Math.abs)) || 1;
@@ -73,15 +74,19 @@ function showTable(id, rows) {
   $(id).replaceChildren();
   for (const [name, values, key = ""] of rows) {
     const row = make("tr", "", $(id));
-    make("th", key, row, name);
+    make("th", key, row, name).scope = "row";
     for (const value of values) make("td", "", row, value);
   }
 }
-const showSum = (terms, total) => {
-  const whole = sum(terms.map(([, value]) => value));
-  const row = ([name, value, key]) => [name, [signed(value)], key];
-  showTable("sum", [...terms, [total, whole]].map(row));
-};
+// Terms and their sum; the largest term is rounded so that what is shown adds up.
+function showSum(terms, name) {
+  const cents = terms.map(([, value]) => Math.round(100 * value));
+  const total = Math.round(100 * sum(terms.map(([, value]) => value)));
+  const sizes = cents.map(Math.abs);
+  cents[sizes.indexOf(Math.max(...sizes))] += total - sum(cents);
+  const rows = terms.map(([name, , key], i) => [name, [signed(cents[i] / 100)], key]);
+  showTable("sum", [...rows, [name, [signed(total / 100)]]]);
+}
 
 // --- What can be chosen
 // A group of buttons is one stop for the Tab key; arrow keys move inside it.
@@ -165,9 +170,7 @@ function note(second, small) {
   if (small) return "Draw larger: scaled to 20 pixels, the strokes of a small digit are too thick.";
   if (label === order[0]) return `Labelled ${name}: right. Draw on it: what changes?`;
   if (label !== undefined) return `Labelled ${name}: wrong. Can you mend it with a stroke?`;
-  const flag = "Was it a 1 with a long flag? Most that it learned from were mere bars.";
-  const heart = "It cannot say \u201cno digit\u201d: a heart gets an answer, too.";
-  return `Second guess: ${second}. ${[4, 7, 9].includes(order[0]) ? flag : heart}`;
+  return `Second guess: ${second}.`;
 }
 function showNeurons() {
   const values = result?.hidden ?? fc1.bias.map(() => 0);
