@@ -51,7 +51,7 @@ $("teach").onclick = () => {
   const now = measure();
   const name = data.classes[example.label];
   showTable("gain", [
-    ["This example", ["before", "now"]],
+    ["", ["before", "now"]],
     ["Loss", [before.loss.toFixed(3), now.loss.toFixed(3)]],
     [`Share of ${name}`, [short(before.share), short(now.share)]],
     [`Right of ${tests.length} test digits`, [before.right, now.right]],

@@ -74,7 +74,7 @@ function showTable(id, rows) {
   $(id).replaceChildren();
   for (const [name, values, key = ""] of rows) {
     const row = make("tr", "", $(id));
-    make("th", key, row, name).scope = "row";
+    make(name ? "th" : "td", key, row, name); // the head's corner is empty
     for (const value of values) make("td", "", row, value);
   }
 }
