@@ -118,7 +118,7 @@ def test_code_points_to_headings(path):
 
 def test_the_two_forward_passes_are_those_of_the_page_and_of_lesson_4():
     text = section(GUIDE, "Lesson 4: Load a model")
-    page = (ROOT / "backstage" / "page" / "page.html").read_text(encoding="utf-8")
+    page = (ROOT / "backstage" / "page" / "network.js").read_text(encoding="utf-8")
     lesson = (ROOT / "04_load_model.py").read_text(encoding="utf-8")
     (javascript,) = blocks(text, "js")
     python = blocks(text, "python")[-1]

@@ -1,0 +1,105 @@
+"use strict";
+// From a drawing to 28 x 28 pixels, made as the digits were that the network learned from.
+
+const SHEET = 280; // pixels; the pen is 20 wide
+const FAINT = 90; // of 255: what is paler is paper
+const sheet = document.getElementById("draw");
+sheet.width = sheet.height = SHEET;
+const pencil = sheet.getContext("2d", { willReadFrequently: true });
+
+// What is on the sheet: perhaps a stored example { image, label }, and strokes, lists of [x, y].
+let drawing = { sample: null, strokes: [] };
+const earlier = []; // earlier drawings
+let pen = null; // the finger, pen or mouse that is drawing
+
+function paintDrawing({ sample, strokes }) {
+  pencil.fillStyle = "white";
+  pencil.fillRect(0, 0, SHEET, SHEET);
+  if (sample) paint(sheet, greys(sample.image.flat().map((ink) => 255 - ink)));
+  pencil.lineWidth = 20;
+  pencil.lineCap = pencil.lineJoin = "round";
+  for (const stroke of strokes) {
+    pencil.beginPath();
+    for (const [x, y] of stroke) pencil.lineTo(x, y);
+    pencil.lineTo(stroke.at(-1)[0] + 0.01, stroke.at(-1)[1]); // so that a mere dot shows, too
+    pencil.stroke();
+  }
+}
+
+// The steps below treat rows. To treat columns, too, the image is turned over and back.
+const turn = (rows) => rows[0].map((_, x) => rows.map((row) => row[x]));
+const bothWays = (step, rows) => turn(step(turn(step(rows))));
+
+// Each new pixel is the average of the stretch of pixels that it covers in its row.
+const shrink = (scale) => (rows) => {
+  const length = Math.max(1, Math.round(scale * rows[0].length));
+  const step = rows[0].length / length;
+  return rows.map((row) =>
+    Array.from({ length }, (_, i) => {
+      const [begin, end] = [i * step, Math.min((i + 1) * step, row.length)];
+      let sum = 0;
+      for (let x = Math.floor(begin); x < end; x++) {
+        sum += row[x] * (Math.min(x + 1, end) - Math.max(x, begin));
+      }
+      return sum / step;
+    }),
+  );
+};
+
+// Makes 28 rows of it, with the middle of the ink's weight in the middle.
+function centre(rows) {
+  const weights = rows.map(sum);
+  const middle = sum(weights.map((weight, y) => weight * y)) / sum(weights);
+  const top = Math.min(Math.max(Math.round(14 - middle), 0), 28 - rows.length);
+  return Array.from({ length: 28 }, (_, y) => rows[y - top] ?? rows[0].map(() => 0));
+}
+
+// Returns 28 rows of 0 (paper) to 255 (ink), or null while there is no ink, and whether the
+// drawing is too small: its strokes become too thick then.
+function prepareDrawing({ sample }) {
+  const rgba = pencil.getImageData(0, 0, SHEET, SHEET).data;
+  const ink = new Uint8Array(SHEET * SHEET).map((_, i) => 255 - rgba[4 * i]);
+  const places = [...Array(SHEET).keys()];
+  const rows = places.map((y) => ink.subarray(SHEET * y, SHEET * (y + 1)));
+  // A stored example is in its place already.
+  if (sample) return { image: bothWays(shrink(0.1), rows).map((row) => row.map(Math.round)) };
+  const down = places.filter((y) => rows[y].some((value) => value >= FAINT));
+  const across = places.filter((x) => rows.some((row) => row[x] >= FAINT));
+  if (!down.length) return { image: null };
+  // As MNIST was made: the ink's longer side becomes 20 pixels, and its weight is centred.
+  const digit = rows
+    .slice(down[0], down.at(-1) + 1)
+    .map((row) => row.subarray(across[0], across.at(-1) + 1));
+  const side = Math.max(digit.length, digit[0].length);
+  const small = bothWays(shrink(20 / side), digit);
+  const image = bothWays(centre, small).map((row) => row.map(Math.round));
+  return { image, small: side < SHEET / 3 };
+}
+
+// --- The pen
+function change(next) {
+  earlier.push(drawing);
+  drawing = next;
+  update();
+}
+
+function place({ clientX, clientY }) {
+  const { left, top, width } = sheet.getBoundingClientRect();
+  return [((clientX - left) * SHEET) / width, ((clientY - top) * SHEET) / width];
+}
+
+sheet.onpointerdown = (event) => {
+  if (!event.isPrimary || event.button !== 0) return;
+  pen = event.pointerId;
+  sheet.setPointerCapture(pen);
+  change({ ...drawing, strokes: [...drawing.strokes, [place(event)]] });
+};
+sheet.onpointermove = (event) => {
+  if (event.pointerId !== pen) return;
+  drawing.strokes.at(-1).push(...(event.getCoalescedEvents?.() ?? []).map(place), place(event));
+  update();
+};
+sheet.onpointerup = sheet.onpointercancel = () => {
+  pen = null;
+  update();
+};
