@@ -8,13 +8,15 @@ const ROWS = 200; // at most
 const EMPTY = 64; // of 255: a cell without a pixel above this is empty
 const MOST_BYTES = 10e6; // of a file; a full sheet has less than 2 MB
 const NONE_KEPT = "Nothing is kept yet: draw, say what it was, keep it.";
-let cells = []; // { row, label, image, pixels, button }
+let cells = []; // { row, label, image, pixels, text, button }; text: the image, to compare
 let unsaved = false;
 
 const shelve = (text) => write("shelf", text);
 const ofLabel = (label) => cells.filter((cell) => cell.label === label);
-const isKept = (image, label) =>
-  ofLabel(label).some((cell) => String(cell.image) === String(image));
+function isKept(image, label) {
+  const text = String(image);
+  return ofLabel(label).some((cell) => cell.text === text);
+}
 
 // Puts an image into its column: into the row that is asked for, or else the first that is free.
 // Returns whether there was room.
@@ -26,7 +28,7 @@ function put(image, label, wanted) {
   button.ariaLabel = `Kept ${data.classes[label]}, number ${row + 1}`;
   button.style.gridArea = `${row + 2} / ${label + 1}`;
   paint(makeCanvas(button), greys(image));
-  cells.push({ row, label, image, pixels: normalize(image), button });
+  cells.push({ row, label, image, pixels: normalize(image), text: String(image), button });
   return true;
 }
 function showKept(isUnsaved, text) {
