@@ -186,11 +186,18 @@ def compare_modes() -> None:
 # ------------------------------------------------------------------------------
 
 
+def percent(share: float) -> str:
+    """Return for example "98.2%". No share is ever all or nothing, so no "100.0%"."""
+    if share > 0.9995:
+        return "over 99.9%"
+    return f"{100 * share:.1f}%" if share >= 0.0005 else "under 0.1%"
+
+
 def format_top3(probabilities: torch.Tensor, classes: list[str]) -> str:
     """Return for example "7 (98.2%), 2 (1.1%), 9 (0.4%)"."""
     top = probabilities.topk(3)
     return ", ".join(
-        f"{classes[label]} ({100 * p:.1f}%)"
+        f"{classes[label]} ({percent(p)})"
         for p, label in zip(top.values.tolist(), top.indices.tolist(), strict=True)
     )
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import backstage.data.datasets
 import dl_utils
 from backstage.data import spoken_digits
 from backstage.sound import to_image
@@ -396,6 +397,69 @@ def test_the_table_of_architectures(lessons_on_mnist):
         runs = [float(run) for run in runs]
         assert [min(runs), max(runs)] == pytest.approx([low, high], abs=0.5)
         assert expect_low - 0.3 <= min(runs) and max(runs) <= expect_high + 0.3
+
+
+@pytest.fixture(scope="module")
+def lessons_taught(background_runs, real_mnist_dir):
+    """Return a function: one SGD step for each of 120 misread digits, at some rate.
+
+    It returns how many are read afterwards, and by how many points accuracy fell.
+    """
+    script, model = load_model(background_runs[Run()].result())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backstage.data.datasets, "DATA_DIR", real_mnist_dir)
+        train_loader, _, test_loader = dl_utils.load_mnist_data(dataset="mnist")
+    images, labels = test_loader.dataset.tensors
+    wrong = (script.predict(model, images, "cpu").argmax(1) != labels).nonzero()[:120]
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    _, accuracy = dl_utils.evaluate_model(model, test_loader, "cpu")
+
+    def teach(rate, others=0):
+        read, lost = 0, []
+        generator = torch.Generator().manual_seed(0)
+        old = train_loader.dataset.tensors
+        for index in wrong:
+            model.load_state_dict(state)
+            optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+            chosen = torch.randint(len(old[0]), (others,), generator=generator)
+            batch = [
+                torch.cat([tensor[index], stored[chosen]])
+                for tensor, stored in zip((images, labels), old, strict=True)
+            ]
+            nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            read += (model(images[index]).argmax() == labels[index]).item()
+            lost.append(
+                accuracy - dl_utils.evaluate_model(model, test_loader, "cpu")[1]
+            )
+        return read, sum(lost) / len(lost)
+
+    return teach
+
+
+@pytest.mark.parametrize(
+    ("template", "rate", "others"),
+    [
+        (
+            "At 0.001, {} of them are read afterwards, and of all test digits {}",
+            1e-3,
+            0,
+        ),
+        ("At 0.01, all are read, at a cost of {} points", 1e-2, 0),
+        ("on the one drawing, and {} points are lost", 1e-1, 0),
+        ("more, and {} of the 120 are read after one step", 1e-2, 16),
+    ],
+)
+def test_what_teaching_a_single_drawing_costs(template, rate, others, lessons_taught):
+    read, lost = lessons_taught(rate, others)
+    ((*expected_read, expected_lost),) = [*stated(GUIDE, template)]
+    if others:
+        assert lost == pytest.approx(0, abs=0.2)
+        assert read == pytest.approx(expected_lost, abs=12)
+        return
+    assert read == pytest.approx(expected_read[0] if expected_read else 120, abs=8)
+    assert lost == pytest.approx(expected_lost, abs=max(0.2, 0.3 * expected_lost))
 
 
 @pytest.mark.parametrize(
