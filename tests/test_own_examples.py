@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from backstage.own.examples import read_own_examples
+from backstage.own.examples import read_own, read_own_examples
 from backstage.sound import to_image
 from backstage.terminal import UserError
 from conftest import run_main, training_runs
@@ -139,6 +139,15 @@ def test_what_is_no_sheet_is_one_line(tmp_path, content, words):
     path.write_bytes(content)
     with pytest.raises(UserError, match=words):
         read_own_examples(str(path), DataSet())
+
+
+def test_a_file_of_many_is_sent_to_lesson_3(sheet, voice):
+    many = sheet({(row, digit): 255 for row in range(3) for digit in range(10)})
+    with pytest.raises(UserError, match=rf"03_train_mnist.py --own {re.escape(many)}"):
+        read_own(many, "", {})
+    many = voice({3: 400, 14: 900})
+    with pytest.raises(UserError, match=rf"03_train_mnist.py --own {re.escape(many)}"):
+        read_own("", many, {"dataset": "spoken"})
 
 
 def test_faults_of_the_contents_are_one_line(sheet, voice, tmp_path):
