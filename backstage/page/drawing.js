@@ -46,6 +46,15 @@ const shrink = (scale) => (rows) => {
   );
 };
 
+// White is the usual ink (95 of 100 pixels have no more), not its strongest spot.
+function whiten(rows) {
+  const inks = Float64Array.from(rows.flat().filter((value) => value > 0)).sort();
+  const place = 0.95 * (inks.length - 1);
+  const [low, high] = [inks[Math.floor(place)], inks[Math.ceil(place)]];
+  const usual = low + (place % 1) * (high - low);
+  return rows.map((row) => row.map((value) => Math.min((255 * value) / usual, 255)));
+}
+
 // Makes 28 rows of it, with the middle of the ink's weight in the middle.
 function centre(rows) {
   const weights = rows.map(sum);
@@ -71,7 +80,7 @@ function prepareDrawing({ sample }) {
     .slice(down[0], down.at(-1) + 1)
     .map((row) => row.subarray(across[0], across.at(-1) + 1));
   const side = Math.max(digit.length, digit[0].length);
-  const small = bothWays(shrink(20 / side), digit);
+  const small = whiten(bothWays(shrink(20 / side), digit));
   const image = bothWays(centre, small).map((row) => row.map(Math.round));
   return { image, small: side < SHEET / 3 };
 }
