@@ -414,7 +414,7 @@ def final_figure(output, label):
 @pytest.mark.real_mnist
 def test_figures_on_real_digits(lessons_on_mnist):
     output = lessons_on_mnist.outputs[SCRIPT.name]
-    right = final_figure(output, "everything as in training")
+    right = final_figure(output, "as tested above")
     assert right >= 97.0
     assert 60 <= final_figure(output, "Tanh instead of ReLU") <= 85
     assert 1 <= right - final_figure(output, "images not normalized") <= 6
