@@ -272,7 +272,7 @@ def show_silent_mismatches(
     _, unnormalized = evaluate_model(model, pixel_loader, device)
 
     print("No error, and yet wrong. Test accuracy:")
-    print(f"  as tested above                      {accuracy:5.2f}%")
+    print(f"  as tested above                     {accuracy:5.2f}%")
     print(f"  Tanh instead of ReLU, same weights  {tanh:5.2f}%")
     print(f"  images not normalized               {unnormalized:5.2f}%")
     print_wrapped(
