@@ -187,7 +187,7 @@ def test_own_examples_are_taught_and_measured_apart(train, sheet, tmp_path):
     flags = ("--own", sheet(cells, rows=6), "--wrong-labels", 1, "--epochs", 30)
     run = train(*flags)
     assert (run.returncode, run.stderr) == (0, "")
-    assert "12 of your own: 2 are kept back, the rest join in\n" in run.stdout
+    assert "12 of your own: 2 kept back, the rest join in\n" in run.stdout
     found = re.search(
         r"^Own examples kept back: \d of 2 right before, (\d) of 2 after$",
         run.stdout,
@@ -199,6 +199,8 @@ def test_own_examples_are_taught_and_measured_apart(train, sheet, tmp_path):
     (row,) = training_runs(tmp_path)
     assert row["train_samples"] == "300"
     assert row["own"].endswith("my_digits.png (12)")
+    # 300, and ten repeated 30 times.
+    assert "10 batches of 64 per epoch" in run.stdout
 
 
 def test_without_any_kept_back_nothing_is_measured(train, sheet):
