@@ -5,6 +5,7 @@ differ from the measured one by a point, because other machines round differentl
 by more only where a comment says why.
 """
 
+import copy
 import functools
 import itertools
 import re
@@ -609,3 +610,79 @@ def test_voices_count_for_more_than_recordings(
     (expected,) = stated(GUIDE, row + " {}% | {}% |")
     tolerance = 5 if number_of_voices == 4 else 4  # one run, or several
     assert measured == pytest.approx(expected, abs=tolerance)
+
+
+@pytest.fixture(scope="session")
+def a_new_voice(recordings):
+    """Return a function: each voice is taught once to a network that knows the others.
+
+    It returns the accuracy on the new voice and on the known ones, means of the six.
+    """
+    script = load_script("03_train_mnist")
+    images = torch.stack([to_image(r.samples) for r in recordings])
+    images = dl_utils.normalize(images)
+    labels = torch.tensor([r.digit for r in recordings])
+    voices = torch.tensor([VOICES.index(r.voice) for r in recordings])
+    indices = torch.tensor([r.index for r in recordings])
+
+    def loader(chosen):
+        return DataLoader(
+            TensorDataset(images[chosen], labels[chosen]),
+            batch_size=64,
+            shuffle=True,
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def train(model, chosen):
+        optimizer = torch.optim.Adam(model.parameters(), lr=script.LEARNING_RATE)
+        for _ in range(script.EPOCHS):
+            script.train_epoch(
+                model, loader(chosen), nn.CrossEntropyLoss(), optimizer, "cpu"
+            )
+
+    @functools.cache
+    def base(voice):
+        torch.manual_seed(0)
+        model = script.SimpleNN()
+        train(model, (voices != voice) & (indices >= 10))
+        return model
+
+    def get(each, old):
+        results = []
+        for voice in range(len(VOICES)):
+            model = copy.deepcopy(base(voice))
+            (own,) = torch.where((voices == voice) & (indices < each))
+            (others,) = torch.where((voices != voice) & (indices >= 10))
+            generator = torch.Generator().manual_seed(0)
+            others = others[torch.randperm(len(others), generator=generator)[:old]]
+            if each:
+                times = max(1, old // len(own))
+                train(model, torch.cat([own.repeat(times), others]))
+            new = (voices == voice) & (indices >= 10)
+            known = (voices != voice) & (indices < 5)
+            results.append(
+                [
+                    dl_utils.evaluate_model(model, loader(part), "cpu")[1]
+                    for part in (new, known)
+                ]
+            )
+        return torch.tensor(results).mean(dim=0).tolist()
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("row", "each", "old"),
+    [
+        ("| nothing yet |", 0, 0),
+        ("| one of each digit, alone |", 1, 0),
+        ("| one of each digit, and as many old ones |", 1, 500),
+        ("| four of each digit, and as many old ones |", 4, 500),
+        ("| five of each digit, alone |", 5, 0),
+        ("| five of each digit, and as many old ones |", 5, 500),
+    ],
+)
+def test_what_a_few_recordings_of_a_new_voice_bring(row, each, old, a_new_voice):
+    (expected,) = stated(GUIDE, row + " {}% | {}% |")
+    # One seed; the table has means of three.
+    assert a_new_voice(each, old) == pytest.approx(expected, abs=3)
