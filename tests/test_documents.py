@@ -11,6 +11,7 @@ import wave
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import dl_utils
@@ -223,10 +224,13 @@ def test_the_commands_outside_the_lab_run(tmp_path, synthetic_dir, monkeypatch):
     sheet[4:24, 12:16] = 255
     Image.fromarray(sheet).save(tmp_path / "my_digits.png")
     if HAS_RECORDINGS:
-        with wave.open(str(tmp_path / "my_digit.m4a"), "wb") as file:
-            file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
-            samples = read_recordings(REAL_DATA_DIR)[0].samples
-            file.writeframes((samples * 32767).numpy().astype("<i2").tobytes())
+        samples = (read_recordings(REAL_DATA_DIR)[0].samples * 32767).short()
+        ten_seconds = torch.zeros(10 * SAMPLE_RATE, dtype=torch.int16)
+        ten_seconds[: len(samples)] = samples
+        for name, sound in (("my_digit.m4a", samples), ("my_voice.wav", ten_seconds)):
+            with wave.open(str(tmp_path / name), "wb") as file:
+                file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
+                file.writeframes(sound.numpy().astype("<i2").tobytes())
 
     def run(script, *words, dataset):
         folder = REAL_DATA_DIR if dataset in RECORDINGS else synthetic_dir
