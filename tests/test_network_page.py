@@ -29,6 +29,7 @@ playwright = pytest.importorskip(
     "playwright.sync_api", reason="no playwright: pip install playwright"
 )
 
+playwright.expect.set_options(timeout=60_000)  # ms: the machine may be busy
 SYSTEM_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
