@@ -72,7 +72,7 @@ def get_device() -> str:
 MNIST_MEAN = 0.1307
 MNIST_STD = 0.3081
 
-# Without gradients, larger batches fit into memory. They are faster, with equal results.
+# Without gradients, larger batches fit into memory: faster, with the same result.
 EVALUATION_BATCH_SIZE = 1000
 
 
