@@ -5,7 +5,7 @@ side in one process and repeated in turn, because a machine's speed changes from
 minute to minute:
 
     classic         what most tutorials do: torchvision's MNIST with ToTensor and
-                    Normalize per image, plain Adam, .item() after every batch
+                    Normalize per image, plain Adam
     ours            load_mnist_data and train_epoch of 03_train_mnist.py
     ours, 2 cores   the same with two threads
     fixed batch     train_epoch on one and the same batch: no loading can beat it
