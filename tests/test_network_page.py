@@ -623,7 +623,7 @@ def test_bars_stay_visible_in_high_contrast_and_in_print(visit, write):
 def test_it_allows_no_request_and_no_name_breaks_out(visit, write, name):
     page = visit(write(dataset=name)[0])
     assert name in page.text_content("#about")
-    assert page.locator("script").count() == 7  # six parts, and the data
+    assert page.locator("script").count() == 8  # seven parts, and the data
     policy = page.get_attribute("meta[http-equiv]", "content")
     assert policy.startswith("default-src 'none';")
     assert "unsafe" not in policy

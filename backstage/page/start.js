@@ -6,13 +6,20 @@ async function inflate(base64) {
   const inflated = stream.pipeThrough(new DecompressionStream("deflate"));
   return new Uint8Array(await new Response(inflated).arrayBuffer());
 }
-async function unpack({ images, labels }) {
+async function unpack({ images, labels, sounds }) {
   const greys = await inflate(images);
-  return labels.map((label, i) => {
+  const examples = labels.map((label, i) => {
     const row = (y) => [...greys.subarray(784 * i + 28 * y, 784 * i + 28 * (y + 1))];
     const image = Array.from({ length: 28 }, (_, y) => row(y));
     return { image, label, pixels: normalize(image) };
   });
+  if (!sounds) return examples;
+  const samples = [...new Int16Array((await inflate(sounds.samples)).buffer)];
+  sounds.places.forEach((place, i) => {
+    const sound = samples.splice(0, sounds.lengths[i]);
+    examples[place].samples = Float32Array.from(sound, (sample) => sample / 32768);
+  });
+  return examples;
 }
 
 // Buttons that put stored examples onto the sheet.
@@ -23,10 +30,10 @@ function offer(examples, id) {
     paint(makeCanvas(button), greys(image));
     const mistake = id === "mistakes" ? `${data.classes[label]} \u2192 ${read}` : "";
     if (mistake) make("span", "", button, mistake);
-    button.ariaLabel = `${mistake} Test digit ${data.classes[label]}, read as ${read}`.trim();
+    button.ariaLabel = `${mistake} Test: ${data.classes[label]}, taken for ${read}`.trim();
     return button;
   });
-  connect(buttons, (i) => change({ sample: examples[i], strokes: [], label: examples[i].label }));
+  connect(buttons, (i) => choose(examples[i]));
 }
 
 // How far this page's logits of the test digits are from those of PyTorch.
@@ -39,21 +46,26 @@ function prove(examples, expected) {
     "Then your network computes something else.";
   $("proof").className = differs ? "warning" : "";
   const agrees = `\u2713 This page agrees with PyTorch to ${gap.toFixed(6)}.`;
-  write("proof", differs ? warning : agrees);
+  write("proof", differs ? warning : agrees + proveImages(examples));
 }
 
-$("clear").onclick = () => {
-  chosen = {};
-  change({ sample: null, strokes: [] });
-};
-$("undo").onclick = () => {
-  drawing = earlier.pop() ?? drawing;
-  update();
-};
+// And how far its images of the ten recordings are.
+function proveImages(examples) {
+  if (!data.examples.sounds) return "";
+  const gaps = examples.slice(0, 10).flatMap(({ image, samples }) => {
+    const expected = image.flat();
+    return toImage(samples).map((grey, i) => Math.abs(grey - expected[i]));
+  });
+  const most = Math.max(...gaps);
+  if (most > 1) $("proof").className = "warning";
+  return ` Its images of ten recordings are ${most ? `at most ${most} of 255 off` : "the same"}.`;
+}
 
 window.network = {
   logits: (pixels) => forward(pixels).logits,
   evidence: (pixels, digit) => evidence(forward(pixels), digit),
+  image: (samples, rate) => toImage(resample(Float32Array.from(samples), rate)),
+  heard: (samples, rate) => toImage(trimSilence(resample(Float32Array.from(samples), rate))),
   step(pixels, label, rate) {
     const { loss } = train([{ pixels, label }], rate);
     update();
