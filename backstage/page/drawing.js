@@ -1,25 +1,8 @@
 "use strict";
 // From a drawing to 28 x 28 pixels, made as the digits were that the network learned from.
 
-const WORDS = {
-  reads: "reads",
-  ink: "Ink",
-  blank: "Blank page",
-  start: "a blank page: the biases, and what the lit neurons make of bare paper",
-  tests: "test digits",
-  give: "draw",
-  given: "drawing",
-  file: "my_digits.png",
-  nothing: "First draw a digit.",
-  waits: "It answers as soon as there is ink.",
-  right: "Draw on it: what changes?",
-  wrong: "Can you mend it with a stroke?",
-};
-const NOTHING = { sample: null, strokes: [] };
-
 const SHEET = 280; // pixels; the pen is 20 wide
-const TOO_SMALL =
-  "Draw larger: scaled to 20 pixels, the strokes of a small digit are too thick.";
+const SMALL = "Draw larger: scaled to 20 pixels, the strokes of a small digit are too thick.";
 const FAINT = 90; // of 255: what is paler is paper
 const sheet = document.getElementById("draw");
 sheet.width = sheet.height = SHEET;
@@ -27,6 +10,7 @@ const pencil = sheet.getContext("2d", { willReadFrequently: true });
 
 // What is on the sheet: perhaps a stored example { image, label }, and strokes, lists of [x, y];
 // and the label that was chosen for it.
+const NOTHING = { sample: null, strokes: [] };
 let given = NOTHING;
 const earlier = []; // earlier drawings
 let pen = null; // the finger, pen or mouse that is drawing
@@ -92,7 +76,7 @@ function prepare() {
   const side = Math.max(digit.length, digit[0].length);
   const small = bothWays(shrink(20 / side), digit);
   const image = bothWays(centre, small).map((row) => row.map(Math.round));
-  return { image, hint: side < SHEET / 3 ? TOO_SMALL : "" };
+  return { image, hint: side < SHEET / 3 ? SMALL : "" };
 }
 
 const isBusy = () => pen !== null;

@@ -5,11 +5,9 @@
 const ROWS = 200; // at most
 const DIGITS = [...Array(10).keys()];
 const YOU = classes[data.classes.indexOf("you")]; // the label of your voice, if it is known
-const NONE_KEPT = `Nothing is kept yet: ${WORDS.give}, say what it was, keep it.`;
-const NOT_YOU =
-  "Among the voices there is no “you” yet. Save it, and train: --own my_voice.wav makes you one.";
-// { row, digit, label, image, pixels, text, button, samples }; text: the image, to compare
-let cells = [];
+const NONE_KEPT = `Nothing is kept yet: ${data.words.give}, say what it was, keep it.`;
+const NOT_YOU = "No voice is called \"you\" yet: save my_voice.wav, and train with --own.";
+let cells = []; // { row, digit, label, image, samples, pixels, text, button }; text: to compare
 let unsaved = false;
 
 const shelve = (text) => write("shelf", text);
@@ -51,7 +49,7 @@ function showKept(isUnsaved, text) {
 // Keeps what was given; returns whether it did.
 function keep(digit) {
   const { sample } = given;
-  if (sample && !cells.includes(sample)) return tell("Test examples are there to test. Keep your own.");
+  if (sample && !cells.includes(sample)) return tell("Examples to test with are not yours to keep.");
   const example = forKeeping();
   if (isKept(example.image, digit)) return tell("This one is kept already.");
   if (!put(example, digit)) return tell(`There is room for ${ROWS} of each: it is full.`);
@@ -59,9 +57,12 @@ function keep(digit) {
   tell(`Kept as a ${digit}.`);
   return true;
 }
+$("asked").hidden = THING === "digit"; // then the label is the digit
+$("said").append(...DIGITS.map((digit) => new Option(digit)));
+$("said").onchange = () => (given.digit = $("said").value ? Number($("said").value) : undefined);
 $("keep").onclick = () => {
   if (THING === "digit") return isLabelled() && keep(given.label);
-  if (!image) return tell(WORDS.nothing);
+  if (!image) return tell(data.words.nothing);
   if (given.digit === undefined) return tell("First choose which digit was said.");
   keep(given.digit);
 };
@@ -76,9 +77,9 @@ $("remove").onclick = () => {
 // --- Files
 function download(blob) {
   const href = URL.createObjectURL(blob);
-  Object.assign(document.createElement("a"), { href, download: WORDS.file }).click();
+  Object.assign(document.createElement("a"), { href, download: data.words.file }).click();
   unsaved = false;
-  shelve(`Saved as ${WORDS.file}, where your browser puts its downloads.`);
+  shelve(`Saved as ${data.words.file}, where your browser puts its downloads.`);
 }
 // Adds the examples of a file, { image }, or null where a cell is empty: ten to a row.
 async function addOpened(examples) {

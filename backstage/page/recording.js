@@ -1,45 +1,29 @@
 "use strict";
 // What was said: recorded, opened, played, and shown.
 
-const WORDS = {
-  reads: "hears",
-  ink: "Sound",
-  blank: "Silence",
-  start: "silence: the biases, and what the lit neurons make of it",
-  tests: "test recordings",
-  give: "say a digit",
-  given: "recording",
-  file: "my_voice.wav",
-  nothing: "First record a digit, or open a recording.",
-  waits: "It answers as soon as it hears a word.",
-  right: "",
-  wrong: "Can you hear why?",
-};
 const [LASTS, MOST_SECONDS, SHORTEST, LONG] = [2, 5, 0.1, 0.7]; // seconds
-const MOST_BYTES = 4e6; // of one recording
-const KEPT_OPEN = 20; // seconds: so long a browser need not ask for the microphone again
-const TIME_OUT = 8; // seconds
+const [PATIENCE, RELEASE] = [8, 20]; // seconds until it gives up, and lets the microphone go
+const MOST_BYTES = 4e6; // of a recording
+const MOST_VOICE_BYTES = 33e6; // of a file of kept words
 const DECODED = 48000; // samples per second; straight to 8,000, some browsers filter badly
-const LONGER = "Longer than most digits: is it one word, in a quiet room?";
-const WHY_NO_MICROPHONE = {
+const LONGER = "Longer than most digits: one word, in a quiet room?";
+const NO_MICROPHONE = "This browser gives no microphone to this page. Open a recording instead.";
+const REASONS = {
   NotFoundError: "No microphone is found. Plug one in, or open a recording.",
   NotAllowedError: "The microphone was not allowed. Allow it in the browser, or open a recording.",
 };
-const NO_MICROPHONE = "This browser gives no microphone to this page. Open a recording instead.";
 
-// A stored or kept example { image, samples }, or what was recorded: its samples, 8,000 per
-// second, the spoken part of them, and their image. And its label, and which digit was said.
+// A stored or kept example, or the samples of a recording, 8,000 per second, the spoken part of
+// them, and its image. And the label that was chosen, and which digit was said.
 const NOTHING = { sample: null, samples: null };
 let given = NOTHING;
-let microphone = null;
-let recorder = null; // while it records
-let player = null;
+let [recorder, microphone, player] = [null, null, null];
 let guided = null; // the digit to say, while somebody is led from 0 to 9
-const rows = (values) => range(28, (y) => values.slice(28 * y, 28 * y + 28));
 const say = (text) => write("listening", text);
 const wait = (seconds) => new Promise((resume) => setTimeout(resume, 1000 * seconds));
-const inTime = (promise) =>
-  Promise.race([promise, wait(TIME_OUT).then(() => Promise.reject(new Error("no answer")))]);
+const giveUp = () => Promise.reject(new Error("no answer"));
+const inTime = (promise) => Promise.race([promise, wait(PATIENCE).then(giveUp)]);
+const toRows = (values) => range(28, (y) => values.slice(28 * y, 28 * y + 28));
 const isBusy = () => recorder !== null;
 const prepare = () => ({ image: given.sample?.image ?? given.image ?? null, hint: given.hint });
 
@@ -49,21 +33,22 @@ function change(next) {
   update();
 }
 function choose(sample) {
-  change({ ...NOTHING, sample, samples: sample.samples, label: sample.label, digit: sample.digit });
+  const { samples, label, digit } = sample;
+  change({ sample, samples, label, digit });
   say("");
   play();
 }
 function hear(samples) {
   const spoken = trimSilence(samples);
   const used = spoken.length / RATE;
+  const image = used < SHORTEST ? null : toRows(toImage(spoken));
   const hint = used > LONG ? LONGER : "";
-  const said = { digit: guided ?? undefined, label: guided === null ? undefined : labelOf(guided) };
-  const image = used < SHORTEST ? null : rows(toImage(spoken));
-  change({ ...NOTHING, samples, spoken, image, hint, ...said });
-  const lasts = `Of ${(samples.length / RATE).toFixed(2)} s it uses ${used.toFixed(2)} s.`;
-  if (!used) say("Nothing but silence: is the microphone on?");
-  else say(image ? `${lasts} ${hint}` : `${lasts} That is too short for a digit.`);
-  if (guided !== null) showTour();
+  const asked = guided === null ? {} : { digit: guided, label: labelOf(guided) };
+  change({ ...NOTHING, samples, spoken, image, hint, ...asked });
+  const text = `Of ${(samples.length / RATE).toFixed(2)} s it uses ${used.toFixed(2)} s. ${hint}`;
+  if (!used) return say("Nothing but silence: is the microphone on?");
+  say(image ? text : `${text}That is too short for a digit.`);
+  if (image && guided !== null) steps[guided].textContent = `${guided} \u2192 ${data.classes[order[0]]}`;
 }
 
 // --- The microphone
@@ -73,58 +58,55 @@ $("record").onclick = async () => {
   recorder = {}; // a second press must not ask twice
   try {
     clearTimeout(microphone?.release);
-    if (!microphone?.stream.active) microphone = { stream: await askForMicrophone() };
-    await record(microphone.stream);
+    if (!microphone?.active) {
+      say("Your browser asks whether this page may listen.");
+      const raw = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
+      microphone = await navigator.mediaDevices.getUserMedia({ audio: raw });
+    }
+    const sound = await record(microphone);
+    const letGo = () => microphone.getTracks().forEach((track) => track.stop());
+    microphone.release = setTimeout(letGo, 1000 * RELEASE); // so that it need not ask each time
+    recorder = null;
+    await openFile(sound, say);
   } catch (error) {
-    say(WHY_NO_MICROPHONE[error.name] ?? `The microphone does not work: ${error.message}`);
+    say(REASONS[error.name] ?? `The microphone does not work: ${error.message}.`);
   }
   recorder = null;
   write("record", "Record");
-  if (microphone) microphone.release = setTimeout(letGo, 1000 * KEPT_OPEN);
 };
-const askForMicrophone = () => {
-  say("Your browser asks whether it may listen.");
-  const raw = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
-  return navigator.mediaDevices.getUserMedia({ audio: raw });
-};
-function letGo() {
-  microphone.stream.getTracks().forEach((track) => track.stop());
-  microphone = null;
-}
-async function record(stream) {
-  recorder = new MediaRecorder(stream);
+async function record(microphone) {
+  recorder = new MediaRecorder(microphone);
   const parts = [];
   recorder.ondataavailable = ({ data }) => parts.push(data);
   const stopped = new Promise((resume) => (recorder.onstop = resume));
   recorder.onstart = () => {
     write("record", "Stop");
     say(`Listening: say ${guided ?? "one digit"} now.`);
+    setTimeout((recorder) => recorder.state === "recording" && recorder.stop(), 1000 * LASTS, recorder);
   };
   recorder.start();
-  wait(LASTS).then(() => recorder?.state === "recording" && recorder.stop());
   await stopped;
-  recorder = null;
-  await openFile(new File(parts, "What was recorded"), say);
+  return new File(parts, "What was recorded");
 }
 
-// --- Files, and playing
+// --- Files
 // Opens a recording of a word, or a file of kept words.
 async function openFile(file, tell) {
   const refuse = (why) => tell(`${file.name} is not opened: ${why}.`);
   if (file.size > MOST_VOICE_BYTES) return refuse("it is too large");
   const content = await file.arrayBuffer().catch(() => new ArrayBuffer(0));
-  const voice = readVoice(content);
-  if (voice) return addOpened(readWords(voice));
-  if (file.size > MOST_BYTES) return refuse("it is too large for one digit");
-  const context = new OfflineAudioContext(1, 1, DECODED);
-  const sound = await inTime(context.decodeAudioData(content)).catch(() => null);
+  const voice = isVoice(content);
+  if (!voice && file.size > MOST_BYTES) return refuse("it is too large for one digit");
+  const rate = voice ? RATE : DECODED;
+  const decoded = new OfflineAudioContext(1, 1, rate).decodeAudioData(content);
+  const sound = await inTime(decoded).catch(() => null);
   if (!sound) return refuse("it holds no sound that this browser can read");
-  if (sound.duration > MOST_SECONDS) {
-    return refuse(`it lasts ${sound.duration.toFixed(1)} s; one digit takes a second or two`);
-  }
-  const channels = range(sound.numberOfChannels, (i) => sound.getChannelData(i));
-  const mean = channels[0].map((_, i) => sum(channels.map((channel) => channel[i])) / channels.length);
-  hear(resample(mean, DECODED));
+  const { duration, length, numberOfChannels } = sound;
+  if (voice && length % (10 * RATE) === 0) return addOpened(readWords(sound.getChannelData(0)));
+  const lasts = `it lasts ${duration.toFixed(1)} s, and one digit takes a second or two`;
+  if (duration > MOST_SECONDS) return refuse(lasts);
+  const channels = range(numberOfChannels, (i) => sound.getChannelData(i));
+  hear(resample(channels[0].map((_, i) => mean(channels.map((channel) => channel[i]))), rate));
 }
 for (const [id, tell] of [["open-sound", say], ["open", (text) => shelve(text)]]) {
   $(id).onchange = async () => {
@@ -140,52 +122,48 @@ document.ondrop = (event) => {
   if (event.dataTransfer.files[0]) openFile(event.dataTransfer.files[0], say);
 };
 
+// --- Played, and shown
 async function play() {
-  if (!given.samples) return say(given.sample ? "This one is stored as an image only." : WORDS.nothing);
+  if (!given.samples) return say(given.sample ? "Only its image is stored." : data.words.nothing);
   player?.pause();
   player = new Audio(URL.createObjectURL(makeWav(given.samples)));
-  await inTime(player.play()).catch((error) => {
-    if (error.name !== "AbortError") say("No sound comes out: is there a loudspeaker?");
+  await inTime(player.play()).catch(({ name }) => {
+    if (name !== "AbortError") say("No sound comes out: is there a loudspeaker?");
   });
 }
 $("play").onclick = play;
 
-// --- The wave: what is used of it is dark
 const wave = Object.assign($("wave"), { width: 560, height: 120 });
 function showGiven() {
-  const { samples, spoken } = given;
   const pencil = wave.getContext("2d");
+  const { samples = [], spoken = samples } = given.samples ? given : {};
+  const begin = (spoken.byteOffset - samples.byteOffset) / 4; // a sample has 4 bytes
+  const most = Math.max(1e-9, ...samples.map(Math.abs));
   pencil.fillStyle = `rgb(${PAPER})`;
   pencil.fillRect(0, 0, wave.width, wave.height);
-  const most = Math.max(...(samples ?? [0]).map(Math.abs)) || 1;
-  const begin = spoken ? (spoken.byteOffset - samples.byteOffset) / 4 : 0; // 4 bytes a sample
-  const end = begin + (spoken ?? samples ?? []).length;
-  for (let x = 0; x < wave.width; x++) {
-    const [from, to] = [x, x + 1].map((place) => Math.floor((place * (samples?.length ?? 0)) / wave.width));
-    const heights = [...(samples ?? []).slice(from, Math.max(to, from + 1)), 0];
-    const [top, bottom] = [Math.max(...heights), Math.min(...heights)].map((y) => 60 - (56 * y) / most);
-    pencil.fillStyle = `rgb(${from >= begin && from < end ? INK : GREY})`;
-    pencil.fillRect(x, top, 1, Math.max(1, bottom - top));
+  for (let x = 0; x < wave.width && samples.length; x++) {
+    const [from, to] = [x, x + 1].map((place) => Math.floor((place * samples.length) / wave.width));
+    const heights = samples.slice(from, to).map((sample) => (-56 * sample) / most);
+    const [top, bottom] = [Math.min(0, ...heights), Math.max(0, ...heights)];
+    pencil.fillStyle = `rgb(${from >= begin && from < begin + spoken.length ? INK : GREY})`;
+    pencil.fillRect(x, 60 + top, 1, Math.max(1, bottom - top));
   }
 }
 
 // --- Ten digits, one by one
+const steps = range(10, () => make("span", "", $("tour")));
 $("guide").onclick = () => lead(guided === null ? 0 : null);
 $("accept").onclick = () => {
-  if (!image) return say(WORDS.nothing);
+  if (!image) return say(data.words.nothing);
   if (keep(guided)) lead(guided < 9 ? guided + 1 : null);
 };
-const tour = range(10, (digit) => make("span", "", $("tour"), digit));
 function lead(digit) {
-  if (guided === null) tour.forEach((span, digit) => (span.textContent = digit));
+  if (guided === null) steps.forEach((step, i) => (step.textContent = i));
   guided = digit;
-  write("guide", digit === null ? "Say all ten, one by one" : "End the round");
   $("tour").hidden = $("accept").hidden = digit === null;
-  tour.forEach((span, i) => span.classList.toggle("best", i === digit));
+  steps.forEach((step, i) => step.classList.toggle("best", i === digit));
+  write("guide", digit === null ? "Say all ten, one by one" : "End the round");
   write("accept", `Keep it as ${digit}`);
-  say(digit === null ? "Save what you kept: my_voice.wav, below." : `Record, and say: ${digit}`);
-}
-function showTour() {
-  const answer = order.length ? data.classes[order[0]] : "?";
-  tour[guided].textContent = `${guided} \u2192 ${answer}`;
+  say(digit === null ? "Save what you kept as my_voice.wav, below." : `Record, and say: ${digit}`);
+  if (digit !== null) change(NOTHING);
 }

@@ -1,92 +1,90 @@
 "use strict";
 // From a recording to 28 x 28 pixels: backstage/sound.py once more, step by step.
 
-const RATE = 8000; // samples per second
-const SECOND = 8000; // samples in an image
-const [WINDOW, COLUMNS] = [512, 28];
-const HOP = Math.floor((SECOND - WINDOW) / (COLUMNS - 1)); // samples from column to column
+const RATE = 8000; // samples per second, and in an image
+const WINDOW = 512; // samples in one column; columns begin HOP apart
+const HOP = Math.floor((RATE - WINDOW) / 27);
 const [LOWEST, RANGE] = [50, 45]; // Hz; decibels from black to the loudest moment
-const FRAME = 160; // samples, 20 ms: the step in which silence is looked for
+const [PIECE, FRAME] = [20, 160]; // samples: the steps in which silence is looked for
+const [TAIL, LONGEST, PAUSE] = [3, 40, 10]; // frames
+const [SPEECH, LOUD] = [30, 3]; // decibels below the loudest moment
 const SILENCE = 0.0005; // of full scale
-const [MARGIN, SPEECH, LOUD] = [6, 30, 18]; // decibels
-const PAUSE = 0.25; // seconds; a gap within a digit is shorter
-const REACH = 160; // samples of the result to each side that a filter reaches
+const REACH = 160; // new samples: how far a filter reaches to each side
 
 const range = (length, make) => Array.from({ length }, (_, i) => make(i));
 const decibels = (power) => 10 * Math.log10(power);
+const mean = (numbers) => sum(numbers) / numbers.length;
+const power = (samples) => { // its variance, whatever constant the sound card adds
+  const middle = mean(samples);
+  return sum(samples.map((sample) => (sample - middle) ** 2)) / (samples.length - 1);
+};
 
-// The same sound with 8,000 samples per second. A filter leaves out what is above 4,000 Hz: else
-// it would appear as tones that nobody made. As in PyTorch, the end joins the beginning.
+// The same sound with 8,000 samples per second, without what is above 4,000 Hz: that would appear
+// as tones that nobody made. As in PyTorch, the end joins the beginning.
 function resample(samples, rate) {
   if (rate === RATE) return samples;
-  const [ratio, length] = [rate / RATE, Math.round((samples.length * RATE) / rate)];
-  const filters = {}; // by how far between two samples a new one lies: often the same again
-  return Float32Array.from({ length }, (_, i) => {
-    const begin = Math.ceil((i - REACH) * ratio);
-    const filter = (filters[(begin - i * ratio).toFixed(6)] ??= makeFilter(begin / ratio - i, ratio));
+  const step = rate / RATE;
+  const filters = {}; // by the place of a new sample between two old ones: few places recur
+  return Float32Array.from({ length: Math.round(samples.length / step) }, (_, i) => {
+    const begin = Math.ceil((i - REACH) * step);
+    const filter = (filters[(begin - i * step).toFixed(6)] ??= makeFilter(begin / step - i, step));
     let sum = 0;
     for (let k = 0; k < filter.length; k++) {
-      const place = (begin + k) % samples.length;
-      sum += filter[k] * samples[place < 0 ? place + samples.length : place];
+      sum += filter[k] * samples.at((begin + k) % samples.length);
     }
     return sum;
   });
 }
-// A sine that fades on both sides.
-function makeFilter(begin, ratio) {
-  const places = range(Math.floor(2 * REACH * ratio), (k) => Math.PI * (begin + k / ratio));
-  const fade = (place) => Math.cos(place / REACH / 2) ** 2;
-  return Float64Array.from(places, (x) => ((x ? Math.sin(x) / x : 1) * fade(x)) / ratio);
+// sin(x) / x lets through what is below 4,000 Hz; it fades out at both ends.
+function makeFilter(begin, step) {
+  const places = range(Math.floor(2 * REACH * step), (k) => Math.PI * (begin + k / step));
+  const fade = (x) => Math.cos(x / REACH / 2) ** 2;
+  return Float64Array.from(places, (x) => ((x ? Math.sin(x) / x : 1) * fade(x)) / step);
 }
 
 // The part in which somebody speaks: of several, the one with the most energy.
 function trimSilence(samples) {
-  const power = range(Math.floor(samples.length / FRAME), (i) => {
-    const frame = samples.subarray(i * FRAME, (i + 1) * FRAME);
-    const mean = sum(frame) / FRAME;
-    return sum(frame.map((sample) => (sample - mean) ** 2)) / (FRAME - 1);
-  });
-  const most = Math.max(...power);
+  const cut = (size) => range(Math.floor(samples.length / size), (i) => samples.subarray(i * size, (i + 1) * size));
+  const pieces = [...Array((TAIL - 1) * (FRAME / PIECE)).fill(0), ...cut(PIECE).map(power)];
+  const tail = (i) => pieces.slice((i * FRAME) / PIECE, ((i + TAIL) * FRAME) / PIECE);
+  const powers = cut(FRAME).map((_, i) => mean(tail(i)));
+  const most = Math.max(...powers);
   if (!(most >= SILENCE ** 2)) return samples.subarray(0, 0);
-  const loudness = power.map((value) => decibels(value / most + 1e-12));
-  // The quietest moments tell how loud the room is.
-  const sorted = loudness.toSorted((a, b) => a - b);
-  const [place, rest] = [Math.floor(0.05 * (sorted.length - 1)), (0.05 * (sorted.length - 1)) % 1];
-  const noise = sorted[place] + rest * ((sorted[place + 1] ?? sorted[place]) - sorted[place]);
-  const threshold = Math.min(Math.max(noise + MARGIN, -SPEECH), -LOUD);
-  const parts = []; // lists of frames
-  for (const frame of loudness.keys()) {
-    if (loudness[frame] < threshold) continue;
-    const gap = frame - (parts.at(-1)?.at(-1) ?? -Infinity);
-    if (gap > (PAUSE * RATE) / FRAME) parts.push([]);
+  const loudness = powers.map((power) => decibels(power / most + 1e-12));
+  const others = loudness.length - LONGEST; // so many frames hold nothing but the room
+  const room = others > 0 ? loudness.toSorted((a, b) => a - b)[Math.floor(others / 2)] : -Infinity;
+  const threshold = Math.min(Math.max((room * 2) / 3, -SPEECH), -LOUD);
+  const frames = [...loudness.keys()].filter((i) => loudness[i] >= threshold);
+  const parts = [];
+  frames.forEach((frame, i) => {
+    if (!i || frame - frames[i - 1] > PAUSE) parts.push([]);
     parts.at(-1).push(frame);
-  }
-  const energy = parts.map((frames) => sum(frames.map((frame) => power[frame])));
-  const spoken = parts[energy.indexOf(Math.max(...energy))];
+  });
+  const energies = parts.map((part) => sum(part.map((frame) => powers[frame])));
+  const spoken = parts[energies.indexOf(Math.max(...energies))];
   return samples.subarray(spoken[0] * FRAME, (spoken.at(-1) + 1) * FRAME);
 }
 
-// The middle second without its mean: some sound cards add a constant, which is no sound.
-function centreSound(samples) {
-  const mean = sum(samples) / samples.length;
-  const before = Math.floor((SECOND - samples.length) / 2);
-  return Float32Array.from({ length: SECOND }, (_, i) => (samples[i - before] ?? mean) - mean);
+// The middle second, without its mean.
+function middleSecond(samples) {
+  const [middle, before] = [mean(samples), Math.floor((RATE - samples.length) / 2)];
+  return Float32Array.from({ length: RATE }, (_, i) => (samples[i - before] ?? middle) - middle);
 }
-
 // The spectrogram: 784 values from 0 (silence) to 255 (the loudest moment), low frequencies in
 // the last row, time from left to right.
 function toImage(samples) {
-  const second = centreSound(samples);
-  const columns = range(COLUMNS, (i) => bands(powers(second.subarray(i * HOP, i * HOP + WINDOW))));
+  const second = middleSecond(samples);
+  const columns = range(28, (i) => toBands(second.subarray(i * HOP, i * HOP + WINDOW)));
   const most = Math.max(1e-20, ...columns.flat());
   const grey = (power) => Math.round(255 * Math.max(0, decibels(power / most) / RANGE + 1));
   return range(784, (i) => grey(columns[i % 28][27 - Math.floor(i / 28)]));
 }
-// How strong each frequency is: the sound is compared with a cosine and a sine of it.
-const COSINES = Float64Array.from({ length: WINDOW }, (_, i) => Math.cos((2 * Math.PI * i) / WINDOW));
-function powers(samples) {
+// How strong each frequency is, from comparing the sound with a cosine and a sine of it; then the
+// power in 28 bands, equally wide to the ear: triangles, each between its neighbours' peaks.
+const COSINES = Float64Array.from(range(WINDOW, (i) => Math.cos((2 * Math.PI * i) / WINDOW)));
+function toBands(samples) {
   const faded = Float64Array.from(samples, (sample, i) => sample * (0.5 - 0.5 * COSINES[i]));
-  return range(WINDOW / 2 + 1, (frequency) => {
+  const powers = range(WINDOW / 2 + 1, (frequency) => {
     let [cosine, sine] = [0, 0];
     for (let i = 0; i < WINDOW; i++) {
       cosine += faded[i] * COSINES[(frequency * i) % WINDOW];
@@ -94,17 +92,15 @@ function powers(samples) {
     }
     return cosine ** 2 + sine ** 2;
   });
+  return BANDS.map((shares) => dot(shares, powers));
 }
-// Frequencies in 28 bands, equally wide to the ear, each a triangle between its neighbours' peaks.
 const mel = (hertz) => 2595 * Math.log10(1 + hertz / 700);
-const CORNERS = range(30, (i) => {
-  const here = mel(LOWEST) + (i / 29) * (mel(RATE / 2) - mel(LOWEST));
-  return 700 * (10 ** (here / 2595) - 1); // Hz
-});
-const SHARES = range(28, (band) =>
-  range(WINDOW / 2 + 1, (i) => {
-    const [hertz, [start, peak, end]] = [(i * RATE) / WINDOW, CORNERS.slice(band, band + 3)];
-    return Math.max(0, Math.min((hertz - start) / (peak - start), (end - hertz) / (end - peak)));
-  }),
-);
-const bands = (powers) => SHARES.map((row) => dot(row, powers));
+const PLACES = range(30, (i) => mel(LOWEST) + (i / 29) * (mel(RATE / 2) - mel(LOWEST)));
+const CORNERS = PLACES.map((place) => 700 * (10 ** (place / 2595) - 1)); // Hz
+const BANDS = range(28, (band) => range(WINDOW / 2 + 1, (i) => {
+  const [hertz, [start, peak, end]] = [(i * RATE) / WINDOW, CORNERS.slice(band, band + 3)];
+  return Math.max(0, Math.min((hertz - start) / (peak - start), (end - hertz) / (end - peak)));
+}));
+
+hearing.image = (samples, rate) => toImage(resample(Float32Array.from(samples), rate));
+hearing.heard = (samples, rate) => toImage(trimSilence(resample(Float32Array.from(samples), rate)));

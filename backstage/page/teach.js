@@ -31,7 +31,7 @@ function showLabel() {
 // Says what is missing, if there is no image or no label yet.
 function isLabelled() {
   if (image && given.label !== undefined) return true;
-  tell(image ? `First say what it was: choose a ${THING} above.` : WORDS.nothing);
+  tell(image ? `First say what it was: choose a ${THING} above.` : data.words.nothing);
   return false;
 }
 
@@ -54,14 +54,14 @@ $("teach").onclick = () => {
     ["", ["before", "now"]],
     ["Loss", [before.loss.toFixed(3), now.loss.toFixed(3)]],
     [`Share of ${name}`, [short(before.share), short(now.share)]],
-    [`Right of ${tests.length} ${WORDS.tests}`, [before.right, now.right]],
+    [`Right of ${tests.length} ${data.words.tests}`, [before.right, now.right]],
   ]);
   showSteps(name, before, results, loss, rate);
   showChange(results.length, rate);
   $("taught").hidden = false;
   const ruin = before.right - now.right > 10 ? " So large a step ruins what it knew." : "";
   tell(
-    `${name} now gets ${percent(now.share)}. Of ${tests.length} ${WORDS.tests} it ${WORDS.reads} ` +
+    `${name} now gets ${percent(now.share)}. Of ${tests.length} ${data.words.tests} it ${data.words.reads} ` +
       `${now.right} right; as it was trained, ${rightAsTrained}.${ruin}`,
   );
   update();
@@ -102,7 +102,7 @@ function showChange(examples, rate) {
   paint($("change"), redAndBlue([...weight[neuron]].map((slope) => -slope)));
   const factor = (-rate * bias[neuron]).toPrecision(2).replace("-", "\u2212");
   const what = examples > 1 ? `a mixture of the ${examples} images`
-    : `your ${WORDS.given}, each normalized pixel times ${factor}`;
+    : `your ${data.words.given}, each normalized pixel times ${factor}`;
   write("changed", `Neuron ${neuron} changed most. Red: its weights grew; blue: they shrank. ` +
     `The pattern is ${what}.`);
 }
@@ -125,7 +125,7 @@ $("teach-all").onclick = async () => {
   update();
   shelve(
     `${ALL.steps} steps, each with ${ALL.old} old examples. Of ${own.length} kept ones ` +
-      `${before[0]} were right, now ${countRight(own)}; of ${tests.length} ${WORDS.tests} ` +
+      `${before[0]} were right, now ${countRight(own)}; of ${tests.length} ${data.words.tests} ` +
       `${before[1]}, now ${countRight(tests)}.`,
   );
 };
@@ -136,6 +136,6 @@ $("reset").onclick = () => {
     layer.bias.set(trained[i].bias);
   });
   $("taught").hidden = true;
-  tell(`It is as it was trained: ${rightAsTrained} of ${tests.length} ${WORDS.tests} right.`);
+  tell(`It is as it was trained: ${rightAsTrained} of ${tests.length} ${data.words.tests} right.`);
   update();
 };

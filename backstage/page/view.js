@@ -4,6 +4,7 @@
 const $ = (id) => document.getElementById(id);
 const classes = [...data.classes.keys()]; // the labels; what they mean is in data.classes
 const THING = classes.length === 10 ? "digit" : "voice";
+document.body.classList.toggle("names", THING === "voice");
 const normalize = (image) =>
   image.map((row) => row.map((ink) => data.paper + (ink / 255) * (data.ink - data.paper)));
 
@@ -12,6 +13,7 @@ const likeliest = (logits) => [...classes].sort((a, b) => logits[b] - logits[a])
 let image = null; // what the network sees, 28 rows of 0 to 255
 let result = null; // what forward() makes of that
 let order = []; // the labels, the likeliest first
+const hearing = {}; // what a network that hears can do besides
 let chosen = {}; // what to look into: { neuron: 5 }, { digit: 4, rival: 9 } or {}, the answer
 let pointed = null; // the same, while the mouse or the keyboard is there
 
@@ -153,8 +155,8 @@ function update() {
   const answer = result ? guess(0) : "Nothing yet";
   write("prediction", answer);
   // Read aloud when the stroke is done, not all along.
-  write("spoken", !isBusy() && result ? `It ${WORDS.reads} ${answer}` : "");
-  write("note", result ? note(guess(1), prepared.hint) : WORDS.waits);
+  write("spoken", !isBusy() && result ? `It ${data.words.reads} ${answer}` : "");
+  write("note", result ? note(guess(1), prepared.hint) : data.words.waits);
   bars.forEach(({ bar, fill, number }, digit) => {
     bar.classList.toggle("best", digit === order[0]);
     fill.style.width = `${100 * (shares[digit] ?? 0)}%`;
@@ -169,8 +171,8 @@ function note(second, hint) {
   const label = given.strokes?.length ? undefined : given.sample?.label;
   const name = data.classes[label];
   if (hint) return hint;
-  if (label === order[0]) return `Labelled ${name}: right. ${WORDS.right}`;
-  if (label !== undefined) return `Labelled ${name}: wrong. ${WORDS.wrong}`;
+  if (label === order[0]) return `Labelled ${name}: right. ${data.words.right}`;
+  if (label !== undefined) return `Labelled ${name}: wrong. ${data.words.wrong}`;
   return `Second guess: ${second}.`;
 }
 function showNeurons() {
@@ -204,7 +206,7 @@ function look() {
   showVoices("", []);
   write("question", `Why this ${THING}?`);
   const colours = "will turn red where it speaks for the answer, and blue where against it.";
-  write("meaning", `${WORDS.ink} ${colours}`);
+  write("meaning", `${data.words.ink} ${colours}`);
 }
 function lookIntoDigit(digit, rival = digit) {
   const compared = rival !== digit;
@@ -215,16 +217,16 @@ function lookIntoDigit(digit, rival = digit) {
   const [name, second] = [data.classes[digit], data.classes[rival]];
   paint($("map"), redAndBlue(values, image.flat()));
   write("question", compared ? `Why ${name} and not ${second}?` : `Why ${name}?`);
-  const against = compared ? `${WORDS.ink} for ${second}` : `${WORDS.ink} against ${name}`;
+  const against = compared ? `${data.words.ink} for ${second}` : `${data.words.ink} against ${name}`;
   const terms = [
-    [WORDS.blank, minus(mine.start, other.start)],
-    [`${WORDS.ink} for ${name}`, sum(values.filter((value) => value > 0)), "red"],
+    [data.words.blank, minus(mine.start, other.start)],
+    [`${data.words.ink} for ${name}`, sum(values.filter((value) => value > 0)), "red"],
     [against, sum(values.filter((value) => value < 0)), "blue"],
   ];
   showSum(terms, compared ? `Lead of ${name} over ${second}` : `Logit of ${name}`);
   const alone =
     `Red speaks for ${name}, blue against it, grey hardly matters. Counting starts from ` +
-    `${WORDS.start}. The ${THING} with the highest logit is the answer.`;
+    `${data.words.start}. The ${THING} with the highest logit is the answer.`;
   write("meaning", compared ? rivalry(digit, rival) : alone);
   const spoken = result.hidden.map((value, neuron) =>
     [neuron, value * minus(fc2.weight[digit][neuron], fc2.weight[rival][neuron])]);
@@ -249,7 +251,7 @@ function lookIntoNeuron(neuron) {
   const lit = "Above 0, so ReLU passes it on: the neuron is lit.";
   const dark = "Not above 0, so ReLU makes it 0: the neuron stays dark.";
   const state = result ? (total > 0 ? lit : dark) : "";
-  const text = `${WORDS.ink} on red raises the sum, on blue it lowers it. Few neurons look for a tidy`;
+  const text = `${data.words.ink} on red raises the sum, on blue it lowers it. Few neurons look for a tidy`;
   write("meaning", `${state} ${text} shape; their patches make sense only together.`);
   const told = classes.map((digit) => [data.classes[digit], fc2.weight[digit][neuron]]);
   showVoices(`What it tells the ${classes.length} ${THING}s`, told);

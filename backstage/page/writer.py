@@ -39,6 +39,44 @@ CREDITS = {
     "synthetic": "The stored digits were drawn by Deep Learning Basics (MIT licence).",
 }
 
+# What the page says of drawings, and of recordings.
+DRAWING_WORDS = {
+    "file": "my_digits.png",
+    "accept": "image/png",
+    "part": "sheet.js",
+    "given": "drawing",
+    "give": "draw",
+    "tests": "test digits",
+    "reads": "reads",
+    "ink": "Ink",
+    "blank": "Blank page",
+    "start": "a blank page: the biases, and what the lit neurons make of bare paper",
+    "nothing": "First draw a digit.",
+    "waits": "It answers as soon as there is ink.",
+    "right": "Draw on it: what changes?",
+    "wrong": "Can you mend it with a stroke?",
+    "limits": "It cannot say \u201cno digit\u201d: a heart gets an answer, too. A "
+    "1 with a long flag is often taken for a 4, 7 or 9.",
+}
+SPEECH_WORDS = {
+    "file": "my_voice.wav",
+    "accept": "audio/*",
+    "part": "voice.js",
+    "given": "recording",
+    "give": "say a digit",
+    "tests": "test recordings",
+    "reads": "hears",
+    "ink": "Sound",
+    "blank": "Silence",
+    "start": "silence: the biases, and what the lit neurons make of it",
+    "nothing": "First record a digit, or open a recording.",
+    "waits": "It answers as soon as it hears a word.",
+    "right": "Can you hear it, too?",
+    "wrong": "Can you hear why?",
+    "limits": "It cannot say \u201cnone of these\u201d: a cough gets an answer, too. "
+    "It learned from men only, so other voices are often misheard.",
+}
+
 
 def write_network_page(
     path: str | os.PathLike,
@@ -112,6 +150,7 @@ def write_network_page(
         ),
         "credit": CREDITS.get(test_set.name, ""),
         "classes": test_set.classes,
+        "words": SPEECH_WORDS if hears else DRAWING_WORDS,
         "layers": [
             {
                 "weight": [_encode(row) for row in layer.weight],
@@ -125,6 +164,7 @@ def write_network_page(
         "examples": {
             "test": len(first),
             "mistakes": len(surest),
+            "heard": 10 if hears else 0,
             "images": _compress(greys.numpy()),
             "labels": [
                 *labels[tested].tolist(),
@@ -133,19 +173,20 @@ def write_network_page(
             "logits": _encode(logits[tested]),
         },
     }
+    places, sounds = [], []
     if hears:
         # Those that can be chosen can be heard, too: the ten, and the mistakes, as far
         # as there is room.
         places = [*range(10), *range(len(first), len(tested))]
         sounds = [test_set.recordings[tested[place]].samples for place in places]
-        while sum(map(len, sounds)) > MOST_SAMPLES:
-            places.pop(), sounds.pop()
-        numbers = (torch.cat(sounds) * 2**15).round().clamp(-(2**15), 2**15 - 1)
-        data["examples"]["sounds"] = {
-            "places": places,
-            "lengths": [len(sound) for sound in sounds],
-            "samples": _compress(numbers.numpy().astype("<i2")),
-        }
+        while len(sounds) > 10 and sum(map(len, sounds)) > MOST_SAMPLES:
+            sounds.pop()
+    numbers = (torch.cat([torch.zeros(0), *sounds]) * 2**15).round()
+    data["examples"]["sounds"] = {
+        "places": places[: len(sounds)],
+        "lengths": [len(sound) for sound in sounds],
+        "samples": _compress(numbers.clamp(-(2**15), 2**15 - 1).numpy().astype("<i2")),
+    }
     page = _join_parts(data, hears)
     with atomic_path(path) as temporary_path:
         temporary_path.write_text(page, encoding="utf-8", newline="\n")
@@ -187,6 +228,8 @@ def _join_parts(data: dict[str, object], hears: bool) -> str:
     page = (FOLDER / "page.html").read_text("utf-8")
     for_kind = r"<!--reads-->(.*?)<!--hears-->(.*?)<!--end-->"
     page = re.sub(for_kind, r"\2" if hears else r"\1", page, flags=re.DOTALL)
+    for name, word in data["words"].items():
+        page = page.replace(f"@@{name}@@", word)
     page = re.sub(
         r'<script src="(?P<script>[^"]+)"></script>'
         r'|<link rel="stylesheet" href="(?P<style>[^"]+)">',
