@@ -36,16 +36,19 @@ SYSTEM_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # ------------------------------------------------------------------------------
 
 
+def find_chromium(chromium):
+    own = chromium.executable_path
+    found = [own if Path(own).exists() else None, *map(shutil.which, SYSTEM_BROWSERS)]
+    if not any(found):
+        pytest.skip("no Chromium: playwright install chromium")
+    return next(filter(None, found))
+
+
 @pytest.fixture(scope="session")
 def browser():
     with playwright.sync_playwright() as session:
-        own = session.chromium.executable_path
-        found = [own if Path(own).exists() else None]
-        found += map(shutil.which, SYSTEM_BROWSERS)
-        if not any(found):
-            pytest.skip("no Chromium: playwright install chromium")
         browser = session.chromium.launch(
-            executable_path=next(filter(None, found)),
+            executable_path=find_chromium(session.chromium),
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
         )
         yield browser

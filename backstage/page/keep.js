@@ -49,7 +49,7 @@ function showKept(isUnsaved, text) {
 // Keeps what was given; returns whether it did.
 function keep(digit) {
   const { sample } = given;
-  if (sample && !cells.includes(sample)) return tell("Examples to test with are not yours to keep.");
+  if (sample && !cells.includes(sample)) return tell("It is there to test with. Keep your own.");
   const example = forKeeping();
   if (isKept(example.image, digit)) return tell("This one is kept already.");
   if (!put(example, digit)) return tell(`There is room for ${ROWS} of each: it is full.`);

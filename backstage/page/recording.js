@@ -48,7 +48,8 @@ function hear(samples) {
   const text = `Of ${(samples.length / RATE).toFixed(2)} s it uses ${used.toFixed(2)} s. ${hint}`;
   if (!used) return say("Nothing but silence: is the microphone on?");
   say(image ? text : `${text}That is too short for a digit.`);
-  if (image && guided !== null) steps[guided].textContent = `${guided} \u2192 ${data.classes[order[0]]}`;
+  const answer = data.classes[order[0]];
+  if (image && guided !== null) steps[guided].textContent = `${guided} \u2192 ${answer}`;
 }
 
 // --- The microphone
@@ -82,7 +83,7 @@ async function record(microphone) {
   recorder.onstart = () => {
     write("record", "Stop");
     say(`Listening: say ${guided ?? "one digit"} now.`);
-    setTimeout((recorder) => recorder.state === "recording" && recorder.stop(), 1000 * LASTS, recorder);
+    setTimeout((own) => own.state === "recording" && own.stop(), 1000 * LASTS, recorder);
   };
   recorder.start();
   await stopped;

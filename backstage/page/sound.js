@@ -9,7 +9,7 @@ const [PIECE, FRAME] = [20, 160]; // samples: the steps in which silence is look
 const [TAIL, LONGEST, PAUSE] = [3, 40, 10]; // frames
 const [SPEECH, LOUD] = [30, 3]; // decibels below the loudest moment
 const SILENCE = 0.0005; // of full scale
-const REACH = 160; // new samples: how far a filter reaches to each side
+const REACH = 240; // new samples: how far a filter reaches to each side
 
 const range = (length, make) => Array.from({ length }, (_, i) => make(i));
 const decibels = (power) => 10 * Math.log10(power);
@@ -23,16 +23,16 @@ const power = (samples) => { // its variance, whatever constant the sound card a
 // as tones that nobody made. As in PyTorch, the end joins the beginning.
 function resample(samples, rate) {
   if (rate === RATE) return samples;
-  const step = rate / RATE;
+  const length = Math.round((samples.length * RATE) / rate);
+  const step = samples.length / length;
+  const margin = Math.ceil(REACH * step);
+  const around = Float32Array.from({ length: samples.length + 2 * margin }, (_, i) =>
+    samples.at((i - margin) % samples.length));
   const filters = {}; // by the place of a new sample between two old ones: few places recur
-  return Float32Array.from({ length: Math.round(samples.length / step) }, (_, i) => {
+  return Float32Array.from({ length }, (_, i) => {
     const begin = Math.ceil((i - REACH) * step);
-    const filter = (filters[(begin - i * step).toFixed(6)] ??= makeFilter(begin / step - i, step));
-    let sum = 0;
-    for (let k = 0; k < filter.length; k++) {
-      sum += filter[k] * samples.at((begin + k) % samples.length);
-    }
-    return sum;
+    const filter = (filters[(begin - i * step).toFixed(3)] ??= makeFilter(begin / step - i, step));
+    return dot(filter, around.subarray(margin + begin));
   });
 }
 // sin(x) / x lets through what is below 4,000 Hz; it fades out at both ends.
@@ -44,7 +44,8 @@ function makeFilter(begin, step) {
 
 // The part in which somebody speaks: of several, the one with the most energy.
 function trimSilence(samples) {
-  const cut = (size) => range(Math.floor(samples.length / size), (i) => samples.subarray(i * size, (i + 1) * size));
+  const part = (size) => (i) => samples.subarray(i * size, (i + 1) * size);
+  const cut = (size) => range(Math.floor(samples.length / size), part(size));
   const pieces = [...Array((TAIL - 1) * (FRAME / PIECE)).fill(0), ...cut(PIECE).map(power)];
   const tail = (i) => pieces.slice((i * FRAME) / PIECE, ((i + TAIL) * FRAME) / PIECE);
   const powers = cut(FRAME).map((_, i) => mean(tail(i)));

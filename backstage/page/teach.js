@@ -61,8 +61,8 @@ $("teach").onclick = () => {
   $("taught").hidden = false;
   const ruin = before.right - now.right > 10 ? " So large a step ruins what it knew." : "";
   tell(
-    `${name} now gets ${percent(now.share)}. Of ${tests.length} ${data.words.tests} it ${data.words.reads} ` +
-      `${now.right} right; as it was trained, ${rightAsTrained}.${ruin}`,
+    `${name} now gets ${percent(now.share)}. Of ${tests.length} ${data.words.tests} it ` +
+      `${data.words.reads} ${now.right} right; as it was trained, ${rightAsTrained}.${ruin}`,
   );
   update();
 };

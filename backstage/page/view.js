@@ -217,16 +217,17 @@ function lookIntoDigit(digit, rival = digit) {
   const [name, second] = [data.classes[digit], data.classes[rival]];
   paint($("map"), redAndBlue(values, image.flat()));
   write("question", compared ? `Why ${name} and not ${second}?` : `Why ${name}?`);
-  const against = compared ? `${data.words.ink} for ${second}` : `${data.words.ink} against ${name}`;
+  const { ink, blank, start } = data.words;
+  const against = compared ? `${ink} for ${second}` : `${ink} against ${name}`;
   const terms = [
-    [data.words.blank, minus(mine.start, other.start)],
-    [`${data.words.ink} for ${name}`, sum(values.filter((value) => value > 0)), "red"],
+    [blank, minus(mine.start, other.start)],
+    [`${ink} for ${name}`, sum(values.filter((value) => value > 0)), "red"],
     [against, sum(values.filter((value) => value < 0)), "blue"],
   ];
   showSum(terms, compared ? `Lead of ${name} over ${second}` : `Logit of ${name}`);
   const alone =
     `Red speaks for ${name}, blue against it, grey hardly matters. Counting starts from ` +
-    `${data.words.start}. The ${THING} with the highest logit is the answer.`;
+    `${start}. The ${THING} with the highest logit is the answer.`;
   write("meaning", compared ? rivalry(digit, rival) : alone);
   const spoken = result.hidden.map((value, neuron) =>
     [neuron, value * minus(fc2.weight[digit][neuron], fc2.weight[rival][neuron])]);
@@ -251,8 +252,8 @@ function lookIntoNeuron(neuron) {
   const lit = "Above 0, so ReLU passes it on: the neuron is lit.";
   const dark = "Not above 0, so ReLU makes it 0: the neuron stays dark.";
   const state = result ? (total > 0 ? lit : dark) : "";
-  const text = `${data.words.ink} on red raises the sum, on blue it lowers it. Few neurons look for a tidy`;
-  write("meaning", `${state} ${text} shape; their patches make sense only together.`);
+  const text = `${data.words.ink} on red raises the sum, on blue it lowers it. Few neurons look`;
+  write("meaning", `${state} ${text} for a tidy shape; patches make sense only together.`);
   const told = classes.map((digit) => [data.classes[digit], fc2.weight[digit][neuron]]);
   showVoices(`What it tells the ${classes.length} ${THING}s`, told);
 }

@@ -35,7 +35,7 @@ const isVoice = (content) => content.byteLength >= HEAD + 20 * RATE &&
 async function* readWords(samples) {
   $("progress").hidden = false;
   for (let begin = 0; begin < samples.length; begin += RATE) {
-    const second = samples.slice(begin, begin + RATE).map((sample) => Math.round(FULL * sample) / FULL);
+    const second = samples.slice(begin, begin + RATE).map((sample) => toSixteen(sample) / FULL);
     const isWord = second.some((sample) => sample !== 0);
     $("progress").value = begin / samples.length;
     if (isWord) await wait(0); // the browser shows the progress

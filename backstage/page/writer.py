@@ -120,10 +120,9 @@ def write_network_page(
     tests, old = STORED_RECORDINGS if hears else STORED_DRAWINGS
     first = _spread(len(images), tests)
     if hears:
-        # Recordings are sorted. These ten are of all digits and voices.
-        steps = torch.arange(10)
-        block = len(images) // 10
-        ten = steps * block + steps * (block // 6) % block
+        # The first ten, which are shown, are the ten digits.
+        digits = torch.tensor([recording.digit for recording in test_set.recordings])
+        ten = torch.cat([(digits == digit).nonzero()[digit] for digit in range(10)])
         first = torch.cat([ten, first[~torch.isin(first, ten)]])
     tested = torch.cat([first, surest])
     rehearsed = _spread(len(train_set), old)
