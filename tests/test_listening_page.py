@@ -229,7 +229,7 @@ def test_words_are_kept_saved_opened_and_taught(
 
 
 def test_voices_have_names_and_kept_words_a_digit(
-    visit, write, recordings, sets, tmp_path
+    visit, write, recordings, sets, tmp_path, monkeypatch
 ):
     page = visit(write("speakers"))
     assert page.locator("#digits button").count() == 6
@@ -246,6 +246,19 @@ def test_voices_have_names_and_kept_words_a_digit(
     page.click("#teach-all")
     assert 'No voice is called "you"' in page.inner_text("#shelf")
     assert page.evaluate(FAULTS) == []
+
+    # After training with --own, it is: what is kept teaches your voice.
+    test_set = sets["speakers"][1]
+    monkeypatch.setattr(test_set, "classes", [*test_set.classes, "you"])
+    page = visit(write("speakers"))
+    page.set_input_files("#open-sound", tmp_path / "seven.wav")
+    listening(page, "it uses")
+    page.select_option("#said", "7")
+    page.click("#keep")
+    page.click("#teach-all")
+    shelf = playwright.expect(page.locator("#shelf"))
+    shelf.to_contain_text("0 were right, now 1", timeout=60_000)
+    assert page.inner_text("#prediction").startswith("you (")
 
 
 @pytest.mark.parametrize("name", ["spoken", "speakers", "new-voices"])

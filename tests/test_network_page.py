@@ -20,6 +20,7 @@ from PIL import Image
 import dl_utils
 from backstage.data.batches import ImageDataset
 from backstage.data.synthetic_digits import STYLES, _read_style, make_digits
+from backstage.own.handwriting import read_own_digit
 from backstage.page.writer import write_network_page
 from backstage.terminal import UserError
 from conftest import load_script
@@ -193,7 +194,7 @@ def test_it_reads_drawn_digits_and_as_lesson_4_reads_their_pictures(
         answer = read_digit(page)
         picture = page.evaluate("document.getElementById('draw').toDataURL()")
         (tmp_path / "digit.png").write_bytes(base64.b64decode(picture.split(",")[1]))
-        image = lesson.read_own_digit(str(tmp_path / "digit.png"))
+        image = read_own_digit(str(tmp_path / "digit.png"))
         theirs = logits_of(model, dl_utils.normalize(image[None])[0]).argmax().item()
         read.append(answer == i % 10)
         same.append(answer == theirs)

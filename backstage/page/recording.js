@@ -8,8 +8,10 @@ const MOST_VOICE_BYTES = 33e6; // of a file of kept words
 const DECODED = 48000; // samples per second; straight to 8,000, some browsers filter badly
 const LONGER = "Longer than most digits: one word, in a quiet room?";
 const NO_MICROPHONE = "This browser gives no microphone to this page. Open a recording instead.";
+const NOT_FOUND = "No microphone is found. Plug one in, or open a recording.";
 const REASONS = {
-  NotFoundError: "No microphone is found. Plug one in, or open a recording.",
+  NotFoundError: NOT_FOUND,
+  OverconstrainedError: NOT_FOUND, // so WebKit says it
   NotAllowedError: "The microphone was not allowed. Allow it in the browser, or open a recording.",
 };
 
