@@ -38,16 +38,19 @@ SYSTEM_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # ------------------------------------------------------------------------------
 
 
+def find_chromium(chromium):
+    own = chromium.executable_path
+    found = [own if Path(own).exists() else None, *map(shutil.which, SYSTEM_BROWSERS)]
+    if not any(found):
+        pytest.skip("no Chromium: playwright install chromium")
+    return next(filter(None, found))
+
+
 @pytest.fixture(scope="session")
 def browser():
     with playwright.sync_playwright() as session:
-        own = session.chromium.executable_path
-        found = [own if Path(own).exists() else None]
-        found += map(shutil.which, SYSTEM_BROWSERS)
-        if not any(found):
-            pytest.skip("no Chromium: playwright install chromium")
         browser = session.chromium.launch(
-            executable_path=next(filter(None, found)),
+            executable_path=find_chromium(session.chromium),
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
         )
         yield browser
@@ -625,7 +628,7 @@ def test_bars_stay_visible_in_high_contrast_and_in_print(visit, write):
 def test_it_allows_no_request_and_no_name_breaks_out(visit, write, name):
     page = visit(write(dataset=name)[0])
     assert name in page.text_content("#about")
-    assert page.locator("script").count() == 7  # six parts, and the data
+    assert page.locator("script").count() == 8  # seven parts, and the data
     policy = page.get_attribute("meta[http-equiv]", "content")
     assert policy.startswith("default-src 'none';")
     assert "unsafe" not in policy

@@ -2,17 +2,21 @@
 // From a drawing to 28 x 28 pixels, made as the digits were that the network learned from.
 
 const SHEET = 280; // pixels; the pen is 20 wide
+const SMALL = "Draw larger: scaled to 20 pixels, the strokes of a small digit are too thick.";
 const FAINT = 90; // of 255: what is paler is paper
 const sheet = document.getElementById("draw");
 sheet.width = sheet.height = SHEET;
 const pencil = sheet.getContext("2d", { willReadFrequently: true });
 
-// What is on the sheet: perhaps a stored example { image, label }, and strokes, lists of [x, y].
-let drawing = { sample: null, strokes: [] };
+// What is on the sheet: perhaps a stored example { image, label }, and strokes, lists of [x, y];
+// and the label that was chosen for it.
+const NOTHING = { sample: null, strokes: [] };
+let given = NOTHING;
 const earlier = []; // earlier drawings
 let pen = null; // the finger, pen or mouse that is drawing
 
-function paintDrawing({ sample, strokes }) {
+function showGiven() {
+  const { sample, strokes } = given;
   pencil.fillStyle = "white";
   pencil.fillRect(0, 0, SHEET, SHEET);
   if (sample) paint(sheet, greys(sample.image.flat().map((ink) => 255 - ink)));
@@ -63,15 +67,14 @@ function centre(rows) {
   return Array.from({ length: 28 }, (_, y) => rows[y - top] ?? rows[0].map(() => 0));
 }
 
-// Returns 28 rows of 0 (paper) to 255 (ink), or null while there is no ink, and whether the
-// drawing is too small: its strokes become too thick then.
-function prepareDrawing({ sample }) {
+// Returns 28 rows of 0 (paper) to 255 (ink), or null while there is no ink, and what to do better.
+function prepare() {
   const rgba = pencil.getImageData(0, 0, SHEET, SHEET).data;
   const ink = new Uint8Array(SHEET * SHEET).map((_, i) => 255 - rgba[4 * i]);
   const places = [...Array(SHEET).keys()];
   const rows = places.map((y) => ink.subarray(SHEET * y, SHEET * (y + 1)));
   // A stored example is in its place already.
-  if (sample) return { image: bothWays(shrink(0.1), rows).map((row) => row.map(Math.round)) };
+  if (given.sample) return { image: bothWays(shrink(0.1), rows).map((row) => row.map(Math.round)) };
   const down = places.filter((y) => rows[y].some((value) => value >= FAINT));
   const across = places.filter((x) => rows.some((row) => row[x] >= FAINT));
   if (!down.length) return { image: null };
@@ -82,13 +85,17 @@ function prepareDrawing({ sample }) {
   const side = Math.max(digit.length, digit[0].length);
   const small = whiten(bothWays(shrink(20 / side), digit));
   const image = bothWays(centre, small).map((row) => row.map(Math.round));
-  return { image, small: side < SHEET / 3 };
+  return { image, hint: side < SHEET / 3 ? SMALL : "" };
 }
+
+const isBusy = () => pen !== null;
+const choose = (sample) => change({ ...NOTHING, sample, label: sample.label });
+const forKeeping = () => ({ image });
 
 // --- The pen
 function change(next) {
-  earlier.push(drawing);
-  drawing = next;
+  earlier.push(given);
+  given = next;
   update();
 }
 
@@ -101,14 +108,22 @@ sheet.onpointerdown = (event) => {
   if (!event.isPrimary || event.button !== 0) return;
   pen = event.pointerId;
   sheet.setPointerCapture(pen);
-  change({ ...drawing, strokes: [...drawing.strokes, [place(event)]] });
+  change({ ...given, strokes: [...given.strokes, [place(event)]] });
 };
 sheet.onpointermove = (event) => {
   if (event.pointerId !== pen) return;
-  drawing.strokes.at(-1).push(...(event.getCoalescedEvents?.() ?? []).map(place), place(event));
+  given.strokes.at(-1).push(...(event.getCoalescedEvents?.() ?? []).map(place), place(event));
   update();
 };
 sheet.onpointerup = sheet.onpointercancel = () => {
   pen = null;
+  update();
+};
+$("clear").onclick = () => {
+  chosen = {};
+  change(NOTHING);
+};
+$("undo").onclick = () => {
+  given = earlier.pop() ?? given;
   update();
 };

@@ -1,116 +1,94 @@
 "use strict";
-// What is kept: a sheet of cells, light ink on black. The column is the label; a removed example
-// leaves its cell empty. Lesson 3 reads the sheet: --own my_digits.png
+// What is kept: ten columns of cells, one for each digit. A removed example leaves its cell empty.
+// Lesson 3 trains with it: --own my_digits.png, or --own my_voice.wav
 
-const CELL = 28; // pixels
-const WIDTH = 10 * CELL;
 const ROWS = 200; // at most
-const EMPTY = 64; // of 255: a cell without a pixel above this is empty
-const MOST_BYTES = 10e6; // of a file; a full sheet has less than 2 MB
-const NONE_KEPT = "Nothing is kept yet: draw, say what it was, keep it.";
-let cells = []; // { row, label, image, pixels, text, button }; text: the image, to compare
+const DIGITS = [...Array(10).keys()];
+const YOU = classes[data.classes.indexOf("you")]; // the label of your voice, if it is known
+const NONE_KEPT = `Nothing is kept yet: ${data.words.give}, say what it was, keep it.`;
+const NOT_YOU = "No voice is called \"you\" yet: save my_voice.wav, and train with --own.";
+let cells = []; // { row, digit, label, image, samples, pixels, text, button }; text: to compare
 let unsaved = false;
 
 const shelve = (text) => write("shelf", text);
-const ofLabel = (label) => cells.filter((cell) => cell.label === label);
-function isKept(image, label) {
+const ofDigit = (digit) => cells.filter((cell) => cell.digit === digit);
+function isKept(image, digit) {
   const text = String(image);
-  return ofLabel(label).some((cell) => cell.text === text);
+  return ofDigit(digit).some((cell) => cell.text === text);
 }
+// What it teaches.
+const labelOf = (digit) => (THING === "digit" ? digit : YOU);
 
-// Puts an image into its column: into the row that is asked for, or else the first that is free.
-// Returns whether there was room.
-function put(image, label, wanted) {
-  const isFree = (row) => ofLabel(label).every((cell) => cell.row !== row);
+// Puts an example into the column of its digit: into the row that is asked for, or else the first
+// that is free. Returns whether there was room.
+function put({ image, samples }, digit, wanted) {
+  const isFree = (row) => ofDigit(digit).every((cell) => cell.row !== row);
   const row = [wanted, ...Array(ROWS).keys()].find((row) => row !== undefined && isFree(row));
   if (row === undefined) return false;
   const button = document.createElement("button");
-  button.ariaLabel = `Kept ${data.classes[label]}, number ${row + 1}`;
-  button.style.gridArea = `${row + 2} / ${label + 1}`;
+  button.ariaLabel = `Kept ${digit}, number ${row + 1}`;
+  button.style.gridArea = `${row + 2} / ${digit + 1}`;
   paint(makeCanvas(button), greys(image));
-  cells.push({ row, label, image, pixels: normalize(image), text: String(image), button });
+  const known = { label: labelOf(digit), pixels: normalize(image), text: String(image) };
+  cells.push({ row, digit, image, samples, button, ...known });
   return true;
 }
 function showKept(isUnsaved, text) {
   unsaved = isUnsaved;
-  cells.sort((a, b) => a.row - b.row || a.label - b.label);
+  cells.sort((a, b) => a.row - b.row || a.digit - b.digit);
   const buttons = cells.map(({ button }) => button);
   $("cells").replaceChildren();
-  if (cells.length) data.classes.forEach((name) => make("span", "", $("cells"), name));
+  if (cells.length) DIGITS.forEach((digit) => make("span", "", $("cells"), digit));
   $("cells").append(...buttons);
-  connect(buttons, (i) => change({ sample: cells[i], strokes: [], label: cells[i].label }));
-  const numbers = classes.map((label) => ofLabel(label).length);
+  connect(buttons, (i) => choose(cells[i]));
+  const numbers = DIGITS.map((digit) => ofDigit(digit).length);
   const least = Math.min(...numbers);
   shelve(`${text} ${cells.length} kept, ${least} to ${Math.max(...numbers)} of each.`);
 }
 
-$("keep").onclick = () => {
-  if (!isLabelled()) return;
-  const { label, sample } = drawing;
-  if (tests.includes(sample)) return tell("A test digit is there to test with. Keep your own.");
-  if (isKept(image, label)) return tell("This one is kept already.");
-  if (!put(image, label)) return tell(`The sheet has room for ${ROWS} of each: it is full.`);
+// Keeps what was given; returns whether it did.
+function keep(digit) {
+  const { sample } = given;
+  if (sample && !cells.includes(sample)) return tell("It is there to test with. Keep your own.");
+  const example = forKeeping();
+  if (isKept(example.image, digit)) return tell("This one is kept already.");
+  if (!put(example, digit)) return tell(`There is room for ${ROWS} of each: it is full.`);
   showKept(true, "");
-  tell(`Kept as a ${data.classes[label]}.`);
+  tell(`Kept as a ${digit}.`);
+  return true;
+}
+$("asked").hidden = THING === "digit"; // then the label is the digit
+$("said").append(...DIGITS.map((digit) => new Option(digit)));
+$("said").onchange = () => (given.digit = $("said").value ? Number($("said").value) : undefined);
+$("keep").onclick = () => {
+  if (THING === "digit") return isLabelled() && keep(given.label);
+  if (!image) return tell(data.words.nothing);
+  if (given.digit === undefined) return tell("First choose which digit was said.");
+  keep(given.digit);
 };
 $("remove").onclick = () => {
-  const cell = drawing.sample;
+  const cell = given.sample;
   if (!cells.includes(cell)) return shelve("Choose one below first, then remove it.");
   cells = cells.filter((other) => other !== cell);
-  change({ sample: null, strokes: [] });
+  change(NOTHING);
   showKept(cells.length > 0, "Removed.");
 };
 
-$("save").onclick = () => {
-  if (!cells.length) return shelve(NONE_KEPT);
-  const height = CELL * (1 + Math.max(...cells.map(({ row }) => row)));
-  const canvas = Object.assign(document.createElement("canvas"), { width: WIDTH, height });
-  const context = canvas.getContext("2d");
-  context.fillRect(0, 0, WIDTH, height); // black, and opaque
-  for (const { row, label, button } of cells) {
-    context.drawImage(button.firstChild, CELL * label, CELL * row);
-  }
-  canvas.toBlob((blob) => {
-    const href = URL.createObjectURL(blob);
-    Object.assign(document.createElement("a"), { href, download: "my_digits.png" }).click();
-    unsaved = false;
-    shelve("Saved as my_digits.png, where your browser puts its downloads.");
-  });
-};
-
-$("open").onchange = async () => {
-  const [file] = $("open").files;
-  if (!file) return;
-  const refuse = (why) => shelve(`${file.name} is not opened: ${why}.`);
-  if (file.type !== "image/png") return refuse("it is no PNG picture");
-  if (file.size > MOST_BYTES) return refuse("it is too large for a sheet of digits");
-  const picture = await createImageBitmap(file).catch(() => null);
-  if (!picture) return refuse("it is damaged");
-  const { width, height } = picture;
-  if (width !== WIDTH || height % CELL || height > CELL * ROWS) {
-    const wanted = `${WIDTH} wide, with ${CELL} for each row, and has at most ${ROWS} rows`;
-    return refuse(`it has ${width} x ${height} pixels, and a sheet of digits is ${wanted}`);
-  }
-  const canvas = Object.assign(document.createElement("canvas"), { width, height });
-  const context = canvas.getContext("2d");
-  context.drawImage(picture, 0, 0);
-  const rgba = context.getImageData(0, 0, width, height).data;
-  if (rgba.some((value, i) => value !== (i % 4 < 3 ? rgba[i - (i % 4)] : 255))) {
-    return refuse("it has colours or is transparent, and a sheet of digits is plain grey");
-  }
-  readCells(rgba, height / CELL);
-  $("open").value = ""; // so that the same file can be opened again
-};
-function readCells(rgba, rows) {
-  const places = [...Array(CELL).keys()];
+// --- Files
+function download(blob) {
+  const href = URL.createObjectURL(blob);
+  Object.assign(document.createElement("a"), { href, download: data.words.file }).click();
+  unsaved = false;
+  shelve(`Saved as ${data.words.file}, where your browser puts its downloads.`);
+}
+// Adds the examples of a file, { image }, or null where a cell is empty: ten to a row.
+async function addOpened(examples) {
   const before = cells.length;
-  let full = 0;
-  for (let cell = 0; cell < 10 * rows; cell++) {
-    const [row, label] = [Math.floor(cell / 10), cell % 10];
-    const grey = (x, y) => rgba[4 * (WIDTH * (CELL * row + y) + CELL * label + x)];
-    const image = places.map((y) => places.map((x) => grey(x, y)));
-    const isNew = Math.max(...image.flat()) > EMPTY && !isKept(image, label);
-    if (isNew && !put(image, label, row)) full++;
+  let [place, full] = [0, 0];
+  for await (const example of examples) {
+    const [row, digit] = [Math.floor(place / 10), place % 10];
+    if (example && !isKept(example.image, digit) && !put(example, digit, row)) full++;
+    place++;
   }
   const left = full ? ` ${full} found no room.` : "";
   const added = cells.length - before;

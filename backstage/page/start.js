@@ -6,13 +6,19 @@ async function inflate(base64) {
   const inflated = stream.pipeThrough(new DecompressionStream("deflate"));
   return new Uint8Array(await new Response(inflated).arrayBuffer());
 }
-async function unpack({ images, labels }) {
+async function unpack({ images, labels, sounds }) {
   const greys = await inflate(images);
-  return labels.map((label, i) => {
+  const examples = labels.map((label, i) => {
     const row = (y) => [...greys.subarray(784 * i + 28 * y, 784 * i + 28 * (y + 1))];
     const image = Array.from({ length: 28 }, (_, y) => row(y));
     return { image, label, pixels: normalize(image) };
   });
+  const samples = [...new Int16Array((await inflate(sounds.samples)).buffer)];
+  sounds.places.forEach((place, i) => {
+    const sound = samples.splice(0, sounds.lengths[i]);
+    examples[place].samples = Float32Array.from(sound, (sample) => sample / 32768);
+  });
+  return examples;
 }
 
 // Buttons that put stored examples onto the sheet.
@@ -23,13 +29,13 @@ function offer(examples, id) {
     paint(makeCanvas(button), greys(image));
     const mistake = id === "mistakes" ? `${data.classes[label]} \u2192 ${read}` : "";
     if (mistake) make("span", "", button, mistake);
-    button.ariaLabel = `${mistake} Test digit ${data.classes[label]}, read as ${read}`.trim();
+    button.ariaLabel = `${mistake} Test: ${data.classes[label]}, taken for ${read}`.trim();
     return button;
   });
-  connect(buttons, (i) => change({ sample: examples[i], strokes: [], label: examples[i].label }));
+  connect(buttons, (i) => choose(examples[i]));
 }
 
-// How far this page's logits of the test digits are from those of PyTorch.
+// How far this page's logits, and its images of recordings, are from those of PyTorch.
 function prove(examples, expected) {
   const logits = examples.flatMap(({ pixels }) => forward(pixels).logits);
   const gap = Math.max(1e-6, ...logits.map((logit, i) => Math.abs(logit - expected[i])));
@@ -37,21 +43,17 @@ function prove(examples, expected) {
   const warning =
     `Careful: this page differs from PyTorch by ${gap.toPrecision(2)}. Was SimpleNN changed? ` +
     "Then your network computes something else.";
-  $("proof").className = differs ? "warning" : "";
-  const agrees = `\u2713 This page agrees with PyTorch to ${gap.toFixed(6)}.`;
+  const off = examples.slice(0, data.examples.heard).flatMap(({ image, samples }) =>
+    toImage(samples).map((grey, i) => Math.abs(grey - image.flat()[i])));
+  const most = Math.max(...off); // of nothing, it is -Infinity
+  const images = off.length ? ` Its images of recordings differ by at most ${most} of 255.` : "";
+  const agrees = `\u2713 This page agrees with PyTorch to ${gap.toFixed(6)}.${images}`;
+  $("proof").className = differs || most > 1 ? "warning" : "";
   write("proof", differs ? warning : agrees);
 }
 
-$("clear").onclick = () => {
-  chosen = {};
-  change({ sample: null, strokes: [] });
-};
-$("undo").onclick = () => {
-  drawing = earlier.pop() ?? drawing;
-  update();
-};
-
 window.network = {
+  ...hearing,
   logits: (pixels) => forward(pixels).logits,
   evidence: (pixels, digit) => evidence(forward(pixels), digit),
   step(pixels, label, rate) {

@@ -2,7 +2,7 @@
 // Teaching: the five steps on what is drawn, and what they cost.
 
 const trained = structuredClone([fc1, fc2]); // as lesson 3 left them
-const OTHERS = 16; // old examples among which a drawing is taught
+const OTHERS = 16; // old examples among which one is taught
 const ALL = { steps: 50, rate: 0.05, own: 32, old: 64 }; // for all that was kept; own, old: a batch
 let tests = []; // stored examples { image, pixels, label }: of the test set,
 let rehearsal = []; // and of the training set
@@ -22,16 +22,16 @@ function pick(number, examples) {
 
 const labelButtons = classes.map((label) => make("button", "", $("label"), data.classes[label]));
 connect(labelButtons, (label) => {
-  drawing.label = label;
+  given.label = label;
   showLabel();
 });
 function showLabel() {
-  labelButtons.forEach((button, label) => (button.ariaPressed = label === drawing.label));
+  labelButtons.forEach((button, label) => (button.ariaPressed = label === given.label));
 }
-// Says what is missing, if there is no drawing or no label yet.
+// Says what is missing, if there is no image or no label yet.
 function isLabelled() {
-  if (image && drawing.label !== undefined) return true;
-  tell(image ? "First say what it was: choose a digit above." : "First draw a digit.");
+  if (image && given.label !== undefined) return true;
+  tell(image ? `First say what it was: choose a ${THING} above.` : data.words.nothing);
   return false;
 }
 
@@ -39,7 +39,7 @@ function isLabelled() {
 $("teach").onclick = () => {
   if (teaching || !isLabelled()) return;
   const rate = Number($("rate").value);
-  const example = { pixels: normalize(image), label: drawing.label };
+  const example = { pixels: normalize(image), label: given.label };
   const others = $("among").checked ? pick(OTHERS, rehearsal) : [];
   const measure = () => {
     const { logits } = forward(example.pixels);
@@ -54,19 +54,19 @@ $("teach").onclick = () => {
     ["", ["before", "now"]],
     ["Loss", [before.loss.toFixed(3), now.loss.toFixed(3)]],
     [`Share of ${name}`, [short(before.share), short(now.share)]],
-    [`Right of ${tests.length} test digits`, [before.right, now.right]],
+    [`Right of ${tests.length} ${data.words.tests}`, [before.right, now.right]],
   ]);
   showSteps(name, before, results, loss, rate);
   showChange(results.length, rate);
   $("taught").hidden = false;
   const ruin = before.right - now.right > 10 ? " So large a step ruins what it knew." : "";
   tell(
-    `${name} now gets ${percent(now.share)}. Of ${tests.length} test digits it reads ` +
-      `${now.right} right; as it was trained, ${rightAsTrained}.${ruin}`,
+    `${name} now gets ${percent(now.share)}. Of ${tests.length} ${data.words.tests} it ` +
+      `${data.words.reads} ${now.right} right; as it was trained, ${rightAsTrained}.${ruin}`,
   );
   update();
 };
-// Among others, a drawing counts less, and a larger step does less harm.
+// Among others, an example counts less, and a larger step does less harm.
 $("among").onchange = () => ($("rate").value = $("among").checked ? "0.01" : "0.001");
 
 function showSteps(name, { share, loss }, results, mean, rate) {
@@ -94,7 +94,7 @@ function showSteps(name, { share, loss }, results, mean, rate) {
   }
 }
 // The neuron whose weights moved farthest. A weight's gradient is that of the neuron's sum times
-// the pixel: so for one drawing, the change is the drawing itself, times one number.
+// the pixel: so for one example, the change is its image, times one number.
 function showChange(examples, rate) {
   const { weight, bias } = gradients.fc1;
   const lengths = weight.map((row) => dot(row, row));
@@ -102,16 +102,16 @@ function showChange(examples, rate) {
   paint($("change"), redAndBlue([...weight[neuron]].map((slope) => -slope)));
   const factor = (-rate * bias[neuron]).toPrecision(2).replace("-", "\u2212");
   const what = examples > 1 ? `a mixture of the ${examples} images`
-    : `your drawing, each normalized pixel times ${factor}`;
+    : `your ${data.words.given}, each normalized pixel times ${factor}`;
   write("changed", `Neuron ${neuron} changed most. Red: its weights grew; blue: they shrank. ` +
     `The pattern is ${what}.`);
 }
 
 // --- All that was kept, and back
 $("teach-all").onclick = async () => {
-  const own = [...cells];
+  const own = cells.filter(({ label }) => label !== undefined);
   if (teaching) return;
-  if (!own.length) return shelve(NONE_KEPT);
+  if (!own.length) return shelve(cells.length ? NOT_YOU : NONE_KEPT);
   const before = [countRight(own), countRight(tests)];
   teaching = true;
   $("progress").hidden = false;
@@ -125,7 +125,7 @@ $("teach-all").onclick = async () => {
   update();
   shelve(
     `${ALL.steps} steps, each with ${ALL.old} old examples. Of ${own.length} kept ones ` +
-      `${before[0]} were right, now ${countRight(own)}; of ${tests.length} test digits ` +
+      `${before[0]} were right, now ${countRight(own)}; of ${tests.length} ${data.words.tests} ` +
       `${before[1]}, now ${countRight(tests)}.`,
   );
 };
@@ -136,6 +136,6 @@ $("reset").onclick = () => {
     layer.bias.set(trained[i].bias);
   });
   $("taught").hidden = true;
-  tell(`It is as it was trained: ${rightAsTrained} of ${tests.length} test digits right.`);
+  tell(`It is as it was trained: ${rightAsTrained} of ${tests.length} ${data.words.tests} right.`);
   update();
 };

@@ -3,14 +3,17 @@
 
 const $ = (id) => document.getElementById(id);
 const classes = [...data.classes.keys()]; // the labels; what they mean is in data.classes
+const THING = classes.length === 10 ? "digit" : "voice";
+document.body.classList.toggle("names", THING === "voice");
 const normalize = (image) =>
   image.map((row) => row.map((ink) => data.paper + (ink / 255) * (data.ink - data.paper)));
 
 const likeliest = (logits) => [...classes].sort((a, b) => logits[b] - logits[a]);
 
-let image = null; // what the network sees of the drawing, 28 rows of 0 to 255
+let image = null; // what the network sees, 28 rows of 0 to 255
 let result = null; // what forward() makes of that
 let order = []; // the labels, the likeliest first
+const hearing = {}; // what a network that hears can do besides
 let chosen = {}; // what to look into: { neuron: 5 }, { digit: 4, rival: 9 } or {}, the answer
 let pointed = null; // the same, while the mouse or the keyboard is there
 
@@ -32,8 +35,8 @@ function paint(canvas, colours, ink = []) {
 }
 const greys = (image) => image.flat().map((grey) => [grey, grey, grey]);
 
-// Red where a value is above 0, blue where it is below, on the drawing in grey.
-const [PAPER, GREY] = [[243, 241, 236], [196, 195, 192]];
+// Red where a value is above 0, blue where it is below, on the image in grey.
+const [PAPER, GREY, INK] = [[243, 241, 236], [196, 195, 192], [32, 36, 45]];
 const [RED, BLUE] = [[194, 32, 47], [33, 102, 196]];
 function redAndBlue(values, ink) {
   const mix = (from, to, share) => from.map((part, i) => part + share * (to[i] - part));
@@ -63,7 +66,7 @@ function make(tag, className, parent, text = "") {
 const makeCanvas = (parent) => setSize(make("canvas", "", parent), 28);
 const setSize = (canvas, side) => Object.assign(canvas, { width: side, height: side });
 ["seen", "change"].forEach((id) => setSize($(id), 28));
-setSize($("map"), SHEET); // finer, for the dots
+setSize($("map"), 280); // finer, for the dots
 function makeBar(tag, parent, name) {
   const bar = make(tag, "bar", parent);
   const label = make("span", "", bar, name);
@@ -141,8 +144,8 @@ for (const [id, first] of Object.entries(PICKS)) {
 
 // --- The answer
 function update() {
-  paintDrawing(drawing);
-  const prepared = prepareDrawing(drawing);
+  showGiven();
+  const prepared = prepare();
   image = prepared.image;
   result = image && forward(normalize(image));
   order = result ? likeliest(result.logits) : [];
@@ -152,8 +155,8 @@ function update() {
   const answer = result ? guess(0) : "Nothing yet";
   write("prediction", answer);
   // Read aloud when the stroke is done, not all along.
-  write("spoken", pen === null && result ? `It reads ${answer}` : "");
-  write("note", result ? note(guess(1), prepared.small) : "It answers as soon as there is ink.");
+  write("spoken", !isBusy() && result ? `It ${data.words.reads} ${answer}` : "");
+  write("note", result ? note(guess(1), prepared.hint) : data.words.waits);
   bars.forEach(({ bar, fill, number }, digit) => {
     bar.classList.toggle("best", digit === order[0]);
     fill.style.width = `${100 * (shares[digit] ?? 0)}%`;
@@ -164,12 +167,12 @@ function update() {
   $("invitation").hidden = result !== null;
   look();
 }
-function note(second, small) {
-  const label = drawing.strokes.length ? undefined : drawing.sample?.label;
+function note(second, hint) {
+  const label = given.strokes?.length ? undefined : given.sample?.label;
   const name = data.classes[label];
-  if (small) return "Draw larger: scaled to 20 pixels, the strokes of a small digit are too thick.";
-  if (label === order[0]) return `Labelled ${name}: right. Draw on it: what changes?`;
-  if (label !== undefined) return `Labelled ${name}: wrong. Can you mend it with a stroke?`;
+  if (hint) return hint;
+  if (label === order[0]) return `Labelled ${name}: right. ${data.words.right}`;
+  if (label !== undefined) return `Labelled ${name}: wrong. ${data.words.wrong}`;
   return `Second guess: ${second}.`;
 }
 function showNeurons() {
@@ -201,8 +204,9 @@ function look() {
   if (result) return lookIntoDigit(...meant);
   paint($("map"), redAndBlue(Array(784).fill(0)));
   showVoices("", []);
-  write("question", "Why this digit?");
-  write("meaning", "Ink will turn red where it speaks for the answer, and blue where against it.");
+  write("question", `Why this ${THING}?`);
+  const colours = "will turn red where it speaks for the answer, and blue where against it.";
+  write("meaning", `${data.words.ink} ${colours}`);
 }
 function lookIntoDigit(digit, rival = digit) {
   const compared = rival !== digit;
@@ -213,17 +217,17 @@ function lookIntoDigit(digit, rival = digit) {
   const [name, second] = [data.classes[digit], data.classes[rival]];
   paint($("map"), redAndBlue(values, image.flat()));
   write("question", compared ? `Why ${name} and not ${second}?` : `Why ${name}?`);
-  const against = compared ? `Ink for ${second}` : `Ink against ${name}`;
+  const { ink, blank, start } = data.words;
+  const against = compared ? `${ink} for ${second}` : `${ink} against ${name}`;
   const terms = [
-    ["Blank page", minus(mine.start, other.start)],
-    [`Ink for ${name}`, sum(values.filter((value) => value > 0)), "red"],
+    [blank, minus(mine.start, other.start)],
+    [`${ink} for ${name}`, sum(values.filter((value) => value > 0)), "red"],
     [against, sum(values.filter((value) => value < 0)), "blue"],
   ];
   showSum(terms, compared ? `Lead of ${name} over ${second}` : `Logit of ${name}`);
   const alone =
-    `Red ink speaks for ${name}, blue ink against it, grey ink hardly matters. Counting starts ` +
-    "from a blank page: the biases, and what the lit neurons make of bare paper. The digit with " +
-    "the highest logit is the answer.";
+    `Red speaks for ${name}, blue against it, grey hardly matters. Counting starts from ` +
+    `${start}. The ${THING} with the highest logit is the answer.`;
   write("meaning", compared ? rivalry(digit, rival) : alone);
   const spoken = result.hidden.map((value, neuron) =>
     [neuron, value * minus(fc2.weight[digit][neuron], fc2.weight[rival][neuron])]);
@@ -236,7 +240,7 @@ function rivalry(digit, rival) {
   const [ahead, behind] = pair.map((label) => data.classes[label]);
   const rounded = count(Number(Math.min(times, 1e9).toPrecision(2)));
   return (
-    `Red ink speaks for ${data.classes[digit]} rather than ${data.classes[rival]}, blue ink the ` +
+    `Red speaks for ${data.classes[digit]} rather than ${data.classes[rival]}, blue the ` +
     `other way round. So ${ahead} comes out ${rounded} times as likely as ${behind}.`
   );
 }
@@ -248,10 +252,10 @@ function lookIntoNeuron(neuron) {
   const lit = "Above 0, so ReLU passes it on: the neuron is lit.";
   const dark = "Not above 0, so ReLU makes it 0: the neuron stays dark.";
   const state = result ? (total > 0 ? lit : dark) : "";
-  const text = "Ink on red raises the sum, ink on blue lowers it. Few neurons look for a tidy";
-  write("meaning", `${state} ${text} shape; their patches make sense only together.`);
+  const text = `${data.words.ink} on red raises the sum, on blue it lowers it. Few neurons look`;
+  write("meaning", `${state} ${text} for a tidy shape; patches make sense only together.`);
   const told = classes.map((digit) => [data.classes[digit], fc2.weight[digit][neuron]]);
-  showVoices("What it tells the ten digits", told);
+  showVoices(`What it tells the ${classes.length} ${THING}s`, told);
 }
 // Up to ten bars, [name, value], to the right where the value is above 0.
 function showVoices(title, rows) {

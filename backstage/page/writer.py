@@ -1,4 +1,4 @@
-"""The page that lesson 4 writes: it reads what is drawn, says why, and can learn."""
+"""The page that lesson 4 writes: it reads or listens, says why, and can learn."""
 
 import base64
 import hashlib
@@ -8,10 +8,12 @@ import re
 import zlib
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from backstage.data.batches import ImageDataset
+from backstage.data.datasets import RECORDINGS
 from backstage.files import atomic_path
 
 FOLDER = Path(__file__).parent
@@ -19,14 +21,60 @@ FOLDER = Path(__file__).parent
 # More neurons than this cannot be told apart on a screen.
 MOST_NEURONS = 128
 
-# Examples of each set that the page carries: of the test set, to see what teaching
-# costs; of the training set, to rehearse with. They take 200 KB, compressed.
-STORED = 500
+# Examples that the page carries: of the test set, to see what teaching costs; of the
+# training set, to rehearse with. Compressed they take 200 KB; recordings, whose images
+# have fewer empty pixels, 250 KB.
+STORED_DRAWINGS = (500, 500)
+STORED_RECORDINGS = (300, 200)
+MOST_SAMPLES = 60_000  # of sound, 120 KB; ten recordings have about 36,000
 
+SPOKEN_CREDIT = (
+    "The stored recordings are from the Free Spoken Digit Dataset by Zohar Jackson and "
+    "the speakers (CC BY-SA 4.0)."
+)
 CREDITS = {
+    **dict.fromkeys(RECORDINGS, SPOKEN_CREDIT),
     "MNIST": "The stored digits are from MNIST by Yann LeCun, Corinna Cortes and "
     "Christopher Burges (CC BY-SA 3.0).",
     "synthetic": "The stored digits were drawn by Deep Learning Basics (MIT licence).",
+}
+
+# What the page says of drawings, and of recordings.
+DRAWING_WORDS = {
+    "file": "my_digits.png",
+    "accept": "image/png",
+    "part": "sheet.js",
+    "given": "drawing",
+    "give": "draw",
+    "tests": "test digits",
+    "reads": "reads",
+    "ink": "Ink",
+    "blank": "Blank page",
+    "start": "a blank page: the biases, and what the lit neurons make of bare paper",
+    "nothing": "First draw a digit.",
+    "waits": "It answers as soon as there is ink.",
+    "right": "Draw on it: what changes?",
+    "wrong": "Can you mend it with a stroke?",
+    "limits": "It cannot say \u201cno digit\u201d: a heart gets an answer, too. A "
+    "1 with a long flag is often taken for a 4, 7 or 9.",
+}
+SPEECH_WORDS = {
+    "file": "my_voice.wav",
+    "accept": "audio/*",
+    "part": "voice.js",
+    "given": "recording",
+    "give": "say a digit",
+    "tests": "test recordings",
+    "reads": "hears",
+    "ink": "Sound",
+    "blank": "Silence",
+    "start": "silence: the biases, and what the lit neurons make of it",
+    "nothing": "First record a digit, or open a recording.",
+    "waits": "It answers as soon as it hears a word.",
+    "right": "Can you hear it, too?",
+    "wrong": "Can you hear why?",
+    "limits": "It cannot say \u201cnone of these\u201d: a cough gets an answer, too. "
+    "It learned from men only, so other voices are often misheard.",
 }
 
 
@@ -37,11 +85,14 @@ def write_network_page(
     train_set: ImageDataset,
     test_set: ImageDataset,
 ) -> None:
-    """Write a page on which a network reads what is drawn, shows why, and can learn.
+    """Write a page on which a network answers, shows why, and can learn.
+
+    It takes what is drawn; or, if the test set was made of recordings, what is said.
 
     The file needs nothing else: any browser opens it, without internet. Its JavaScript
     computes the forward pass anew from the weights, and compares its logits with those
-    of `model`. If they differ, the page says so.
+    of `model`, and the images that it makes of ten recordings with those of PyTorch.
+    If they differ, the page says so.
 
     Args:
         path: the file to write.
@@ -65,8 +116,16 @@ def write_network_page(
 
     # normalize() made values of 0 and 1 into these two.
     paper, ink = images.min().item(), images.max().item()
-    tested = torch.cat([_spread(len(images)), surest])
-    rehearsed = _spread(len(train_set))
+    hears = test_set.recordings is not None
+    tests, old = STORED_RECORDINGS if hears else STORED_DRAWINGS
+    first = _spread(len(images), tests)
+    if hears:
+        # The first ten, which are shown, are the ten digits.
+        digits = torch.tensor([recording.digit for recording in test_set.recordings])
+        ten = torch.cat([(digits == digit).nonzero()[digit] for digit in range(10)])
+        first = torch.cat([ten, first[~torch.isin(first, ten)]])
+    tested = torch.cat([first, surest])
+    rehearsed = _spread(len(train_set), old)
     pixels = torch.cat([images[tested], train_set.tensors[0][rehearsed]])
     greys = (255 * (pixels - paper) / (ink - paper)).round().to(torch.uint8)
 
@@ -77,14 +136,20 @@ def write_network_page(
     parameters = sum(
         tensor.numel() for layer in layers for tensor in layer.parameters()
     )
+    kind = "digits" if len(test_set.classes) == 10 else "voices"
+    if hears:
+        tested_on = f"test {test_set.title}, it hears"
+    else:
+        tested_on = f"{test_set.name} test digits, it reads"
     data = {
         "about": (
-            f"784 pixels, {len(strengths):,} neurons, {len(test_set.classes)} digits, "
-            f"and {parameters:,} learned numbers. Of {len(images):,} {test_set.name} "
-            f"test digits, it reads {accuracy:.2f}% right."
+            f"784 pixels, {len(strengths):,} neurons, {len(test_set.classes)} {kind}, "
+            f"and {parameters:,} learned numbers. Of {len(images):,} {tested_on} "
+            f"{accuracy:.2f}% right."
         ),
         "credit": CREDITS.get(test_set.name, ""),
         "classes": test_set.classes,
+        "words": SPEECH_WORDS if hears else DRAWING_WORDS,
         "layers": [
             {
                 "weight": [_encode(row) for row in layer.weight],
@@ -96,9 +161,10 @@ def write_network_page(
         "ink": ink,
         "shown": shown.tolist(),
         "examples": {
-            "test": len(tested) - len(surest),
+            "test": len(first),
             "mistakes": len(surest),
-            "images": _base64(zlib.compress(greys.numpy().tobytes(), 9)),
+            "heard": 10 if hears else 0,
+            "images": _compress(greys.numpy()),
             "labels": [
                 *labels[tested].tolist(),
                 *train_set.tensors[1][rehearsed].tolist(),
@@ -106,14 +172,28 @@ def write_network_page(
             "logits": _encode(logits[tested]),
         },
     }
-    page = _join_parts(data)
+    places, sounds = [], []
+    if hears:
+        # Those that can be chosen can be heard, too: the ten, and the mistakes, as far
+        # as there is room.
+        places = [*range(10), *range(len(first), len(tested))]
+        sounds = [test_set.recordings[tested[place]].samples for place in places]
+        while len(sounds) > 10 and sum(map(len, sounds)) > MOST_SAMPLES:
+            sounds.pop()
+    numbers = (torch.cat([torch.zeros(0), *sounds]) * 2**15).round()
+    data["examples"]["sounds"] = {
+        "places": places[: len(sounds)],
+        "lengths": [len(sound) for sound in sounds],
+        "samples": _compress(numbers.clamp(-(2**15), 2**15 - 1).numpy().astype("<i2")),
+    }
+    page = _join_parts(data, hears)
     with atomic_path(path) as temporary_path:
         temporary_path.write_text(page, encoding="utf-8", newline="\n")
 
 
-def _spread(length: int) -> Tensor:
-    """Return up to STORED positions, evenly spread over a data set."""
-    number = min(STORED, length)
+def _spread(length: int, most: int) -> Tensor:
+    """Return up to so many positions, evenly spread over a data set."""
+    number = min(most, length)
     return torch.arange(number) * length // number
 
 
@@ -121,12 +201,20 @@ def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
+def _compress(numbers: np.ndarray) -> str:
+    return _base64(zlib.compress(numbers.tobytes(), 9))
+
+
 def _encode(numbers: Tensor) -> str:
     return _base64(numbers.detach().cpu().numpy().astype("<f4").tobytes())
 
 
-def _join_parts(data: dict[str, object]) -> str:
-    """Put parts and data in, and a policy that allows these parts, and no more."""
+def _join_parts(data: dict[str, object], hears: bool) -> str:
+    """Put parts and data in, and a policy that allows these parts, and no more.
+
+    What is between <!--reads--> and <!--hears--> in page.html is for networks that take
+    drawings; from there to <!--end-->, for those that take recordings.
+    """
     allowed = {"script": [], "style": []}
 
     def put_in(match: re.Match) -> str:
@@ -137,6 +225,10 @@ def _join_parts(data: dict[str, object]) -> str:
         return f"<{tag}>{content}</{tag}>"
 
     page = (FOLDER / "page.html").read_text("utf-8")
+    for_kind = r"<!--reads-->(.*?)<!--hears-->(.*?)<!--end-->"
+    page = re.sub(for_kind, r"\2" if hears else r"\1", page, flags=re.DOTALL)
+    for name, word in data["words"].items():
+        page = page.replace(f"@@{name}@@", word)
     page = re.sub(
         r'<script src="(?P<script>[^"]+)"></script>'
         r'|<link rel="stylesheet" href="(?P<style>[^"]+)">',
@@ -147,6 +239,8 @@ def _join_parts(data: dict[str, object]) -> str:
         f"default-src 'none'; script-src {' '.join(allowed['script'])}; "
         f"style-src {' '.join(allowed['style'])}; base-uri 'none'; form-action 'none'"
     )
+    if hears:
+        policy += "; media-src blob:"  # to play what the page itself has made
     # No text in the data, such as "</script>", may end the element that holds them.
     text = json.dumps(data).replace("<", "\\u003c")
     return page.replace("@@POLICY@@", policy).replace("@@DATA@@", text)
