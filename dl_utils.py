@@ -20,7 +20,7 @@ from backstage.data.datasets import RawData, load_raw_data, load_recordings
 from backstage.files import atomic_path, check_can_write
 from backstage.gpu import gpu_works
 from backstage.networks import describe_network, find_two_layers
-from backstage.own.examples import read_own, read_own_examples
+from backstage.own.examples import read_own, read_own_examples, read_own_words
 from backstage.page.writer import write_network_page
 from backstage.pictures import (
     plot_comparison,
@@ -32,6 +32,7 @@ from backstage.plotting import Axes, Figure, save_figure
 from backstage.runs import find_run, record_run
 from backstage.script import run_script
 from backstage.settings import parse_settings
+from backstage.sound import from_spectrogram, to_image, to_spectrogram, write_sound
 from backstage.terminal import (
     BadSettingError,
     UserError,

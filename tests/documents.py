@@ -9,6 +9,8 @@ DOCUMENTS = ["README.md", "LEARNING_GUIDE.md", "ML_CONCEPTS_EXPLAINED.md"]
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 GUIDE, CONCEPTS = TEXTS["LEARNING_GUIDE.md"], TEXTS["ML_CONCEPTS_EXPLAINED.md"]
 
+LESSON_6 = "Lesson 6 is yours: the loop speaks"
+
 FENCED = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
 # [label](target), or ![description](target) for a picture; a label may hold [...].
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
@@ -31,6 +33,12 @@ def section(text, heading):
     start = text.index(f"\n## {heading}\n")
     end = re.search(r"\n## ", text[start + 4 :])
     return text[start : start + 4 + end.start()] if end else text[start:]
+
+
+def speaking_blocks():
+    """Return the blocks of lesson 6, which joined are 06_speak.py, and the whole."""
+    *parts, whole = blocks(section(GUIDE, LESSON_6), "python")
+    return parts, whole
 
 
 def anchors(text):

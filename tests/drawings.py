@@ -4,6 +4,8 @@ Each function returns a figure that is named like it: images/<name>.png.
 """
 
 import contextlib
+import copy
+import functools
 import importlib.util
 import io
 import itertools
@@ -26,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from backstage import sound  # noqa: E402
 from dl_utils import load_mnist_data, load_recordings  # noqa: E402
+from documents import speaking_blocks  # noqa: E402
 
 # 768 pixels: fits a page, and the letters can still be read on a phone.
 WIDTH = 6.4  # inches, 120 pixels each
@@ -436,4 +439,99 @@ def spectrogram() -> Figure:
     )
     coarse.set(ylabel="Frequency (Hz)", xlabel="Time (s)", xlim=(0, length / rate))
     figure.suptitle('The word "six", spoken by theo, becomes an image', size=13)
+    return figure
+
+
+# ------------------------------------------------------------------------------
+# Lesson 6
+# ------------------------------------------------------------------------------
+
+
+def run_lesson_6(folder: str, names: dict, sources: list[str]) -> None:
+    """Run blocks of the guide in a folder, as one script that has got so far."""
+    here = Path.cwd()
+    os.chdir(folder)
+    try:
+        for source in sources:
+            exec(compile(source, "06_speak.py", "exec"), names)
+    finally:
+        os.chdir(here)
+
+
+def train_judges(folder: str) -> None:
+    """Train the networks that listen in lesson 6, as the guide says."""
+    for dataset in ("spoken", "speakers"):
+        run_lesson(f"03_train_mnist.py --dataset {dataset}", folder)
+        Path(folder, "mnist_model.pth").replace(Path(folder, f"{dataset}.pth"))
+
+
+@functools.cache
+def speaking_networks() -> tuple[dict, nn.Module, nn.Module]:
+    """Return what 06_speak.py knows after its first step further, and its networks."""
+    parts, _ = speaking_blocks()
+    names = {}
+    with tempfile.TemporaryDirectory() as folder:
+        train_judges(folder)
+        run_lesson_6(folder, names, parts[:7])
+        heard_all = copy.deepcopy(names["model"])
+        run_lesson_6(folder, names, parts[7:8])
+    return names, heard_all, names["model"]
+
+
+def said(names: dict, model: nn.Module, word: tuple) -> tuple[torch.Tensor, float]:
+    """Return the spectrogram that a network answers with, and its seconds."""
+    with torch.no_grad():
+        answer = model(names["ask"](*word))
+    return 1.2 * answer[:-1].reshape(sound.FINE_ROWS, -1), answer[-1].item()
+
+
+def show_word(ax: Axes, spectrogram: torch.Tensor, seconds: float) -> None:
+    ax.imshow(
+        spectrogram,
+        extent=(0, seconds, 0, sound.SAMPLE_RATE / 2000),
+        origin="lower",
+        aspect="auto",
+        cmap="gray_r",
+        vmin=-0.5,  # what is fainter cannot be heard beside the rest
+        vmax=1,
+    )
+    ax.set_facecolor("white")
+
+
+def spoken_words() -> Figure:
+    names, heard_all, heard_rest = speaking_networks()
+    words = [(4, "theo"), (7, "jackson")]
+    assert set(words) <= set(names["unheard"])
+    figure = Figure(figsize=(WIDTH, 5), layout="constrained")
+    axes = figure.subplots(len(words), 3, sharex=True, sharey=True)
+    for row, (digit, voice) in zip(axes, words, strict=True):
+        samples = next(
+            r.samples for r in names["recordings"] if r[:2] == (digit, voice)
+        )
+        show_word(row[0], *sound.to_spectrogram(samples))
+        show_word(row[1], *said(names, heard_all, (digit, voice)))
+        show_word(row[2], *said(names, heard_rest, (digit, voice)))
+        row[0].set_ylabel(f'"{digit}" by {voice}\nFrequency (kHz)')
+    titles = ("A recording", "Spoken by a network", "It never heard this pair")
+    for ax, title in zip(axes[0], titles, strict=True):
+        ax.set_title(title, size=11)
+    axes[0, 0].set_xlim(0, 0.6)
+    for ax in axes[-1]:
+        ax.set_xlabel("Time (s)")
+    return figure
+
+
+def six_voices() -> Figure:
+    names, heard_all, _ = speaking_networks()
+    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+    axes = figure.subplots(2, 3, sharex=True, sharey=True)
+    for ax, voice in zip(axes.flat, names["voices"], strict=True):
+        show_word(ax, *said(names, heard_all, (7, voice)))
+        ax.set_title(voice, size=11)
+    axes[0, 0].set_xlim(0, 0.6)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("Frequency (kHz)")
+    for ax in axes[-1]:
+        ax.set_xlabel("Time (s)")
+    figure.suptitle('"Seven", spoken by one network in six voices', size=13)
     return figure

@@ -86,6 +86,8 @@ DRAWINGS = {
         drawings.fitted_line,
         drawings.speaker_embeddings,
         drawings.spectrogram,
+        drawings.spoken_words,
+        drawings.six_voices,
     )
 }
 

@@ -54,7 +54,8 @@ CONCEPT_ANCHORS = [
     "normalization",
     "generalization",
 ]
-CODE = [*ROOT.glob("*.py"), *ROOT.rglob("backstage/**/*.py")]
+CODE = [ROOT / name for name in (*SCRIPTS, "dl_utils.py")]
+CODE += ROOT.rglob("backstage/**/*.py")
 CONCEPT_NAMES = re.findall(r"^## (.+)$", without_code(CONCEPTS), re.MULTILINE)
 
 # ------------------------------------------------------------------------------

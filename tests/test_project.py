@@ -6,8 +6,9 @@ import pytest
 
 from conftest import ROOT, SCRIPTS
 
-SOURCES = [
-    path for name in (".", "backstage", "tests") for path in ROOT.glob(f"{name}/*.py")
+SOURCES = [ROOT / name for name in (*SCRIPTS, "dl_utils.py")]
+SOURCES += [
+    path for name in ("backstage", "tests") for path in ROOT.glob(f"{name}/*.py")
 ]
 
 

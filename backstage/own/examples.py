@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from backstage.data.batches import ImageDataset
 from backstage.data.datasets import RECORDINGS
-from backstage.data.spoken_digits import class_names
+from backstage.data.spoken_digits import Recording, class_names
 from backstage.files import check_can_read
 from backstage.own.handwriting import read_own_digit
 from backstage.own.voice import read_own_sound
@@ -119,6 +119,27 @@ def _holds_many(path: str, read: Callable[[str], list]) -> bool:
         return False
 
 
+def read_own_words(path: str) -> list[Recording]:
+    """Return the words in my_voice.wav as recordings of the voice "you".
+
+    Each has `digit`, `voice`, `index` (0 for the first ten seconds) and `samples`, like
+    those of load_recordings.
+
+    Raises:
+        UserError: the file cannot be used, or holds no word.
+    """
+    check_can_read(path, MADE)
+    words = []
+    for position, second in enumerate(_read_seconds(path)):
+        (sound,) = torch.nonzero(second, as_tuple=True)
+        if len(sound):  # zeros around the word only bring it into its second
+            samples = second[sound[0] : sound[-1] + 1]
+            words.append(Recording(position % 10, "you", position // 10, samples))
+    if not words:
+        raise UserError(f"{path} holds no example: {MADE}")
+    return words
+
+
 def _read_sheet(path: str) -> list[torch.Tensor | None]:
     """Return what is in each cell of a sheet, row by row; None where it is empty."""
     try:
@@ -146,6 +167,14 @@ def _read_sheet(path: str) -> list[torch.Tensor | None]:
 
 def _read_voice(path: str) -> list[torch.Tensor | None]:
     """Return the image of each second of a recording; None where it is silent."""
+    # They were trimmed and centred when they were kept; trimmed again, a word differs.
+    return [
+        to_image(second) if second.any() else None for second in _read_seconds(path)
+    ]
+
+
+def _read_seconds(path: str) -> tuple[torch.Tensor, ...]:
+    """Return each second of a recording, float32 [8000]."""
     try:
         with wave.open(path) as file:
             kind = (file.getframerate(), file.getsampwidth(), file.getnchannels())
@@ -162,8 +191,4 @@ def _read_voice(path: str) -> list[torch.Tensor | None]:
             f"python 04_load_model.py --sound {path}"
         )
     samples = torch.from_numpy(np.frombuffer(content, "<i2").astype(np.float32)) / 2**15
-    # They were trimmed and centred when they were kept; trimmed again, a word differs.
-    return [
-        to_image(second) if second.any() else None
-        for second in samples.split(SAMPLE_RATE)
-    ]
+    return samples.split(SAMPLE_RATE)
