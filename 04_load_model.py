@@ -327,12 +327,6 @@ def draw_what_it_learned(
     )
 
 
-def say_that_there_is_no_page() -> None:
-    print(f"No {PAGE_PATH}: it is for a network that computes what SimpleNN does.")
-    if os.path.exists(PAGE_PATH):
-        print(f"The {PAGE_PATH} that is here shows an earlier network.")
-
-
 # ------------------------------------------------------------------------------
 # The lesson
 # ------------------------------------------------------------------------------
@@ -401,7 +395,9 @@ def main() -> None:
             "The mismatches and the look inside are for a network that computes "
             "fc2(relu(fc1(x))), as SimpleNN does; this one computes something else."
         )
-        say_that_there_is_no_page()
+        print(f"No {PAGE_PATH}: it is for networks that compute what SimpleNN does.")
+        if os.path.exists(PAGE_PATH):
+            print(f"The {PAGE_PATH} that is here shows an earlier network.")
         return
     fc1, fc2 = layers
 
