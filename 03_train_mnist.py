@@ -259,11 +259,13 @@ def main() -> None:
     kept_loader = None
     if settings.own:
         images, labels, kept = read_own_examples(settings.own, train_set)
-        train_set.add(normalize(images[~kept]), labels[~kept])
+        own_images, own_labels = normalize(images[~kept]), labels[~kept]
+        # Repeated until they are about half of the training: a few among thousands
+        # would hardly be learned, and alone they would make it forget the others.
+        times = max(1, len(train_set) // len(own_labels))
+        train_set.add(own_images.repeat(times, 1, 1, 1), own_labels.repeat(times))
         results["own"] = f"{settings.own} ({len(labels)})"
-        print(
-            f"{len(labels)} of your own: {kept.sum()} are kept back, the rest join in"
-        )
+        print(f"{len(labels)} of your own: {kept.sum()} kept back, the rest join in")
         # Measured on what was taught, memorizing would look like learning.
         if kept.any():
             kept_set = TensorDataset(normalize(images[kept]), labels[kept])

@@ -6,7 +6,7 @@ Your voice:    python 04_load_model.py --sound my_digit.m4a
 It writes:     predictions.png       what the network says about some test digits
                confusion_matrix.png  which classes it takes for which
                what_it_learned.png   what its hidden neurons look for
-               my_network.html       your network, to draw for, in any browser
+               my_network.html       your network, to draw for or to talk to
 
 A file of weights is a heap of numbers. It becomes a network again only together with
 the same architecture and the same preparation of the images as in training.
@@ -186,11 +186,18 @@ def compare_modes() -> None:
 # ------------------------------------------------------------------------------
 
 
+def percent(share: float) -> str:
+    """Return for example "98.2%". No share is ever all or nothing, so no "100.0%"."""
+    if share > 0.9995:
+        return "over 99.9%"
+    return f"{100 * share:.1f}%" if share >= 0.0005 else "under 0.1%"
+
+
 def format_top3(probabilities: torch.Tensor, classes: list[str]) -> str:
     """Return for example "7 (98.2%), 2 (1.1%), 9 (0.4%)"."""
     top = probabilities.topk(3)
     return ", ".join(
-        f"{classes[label]} ({100 * p:.1f}%)"
+        f"{classes[label]} ({percent(p)})"
         for p, label in zip(top.values.tolist(), top.indices.tolist(), strict=True)
     )
 
@@ -265,7 +272,7 @@ def show_silent_mismatches(
     _, unnormalized = evaluate_model(model, pixel_loader, device)
 
     print("No error, and yet wrong. Test accuracy:")
-    print(f"  everything as in training           {accuracy:5.2f}%")
+    print(f"  as tested above                     {accuracy:5.2f}%")
     print(f"  Tanh instead of ReLU, same weights  {tanh:5.2f}%")
     print(f"  images not normalized               {unnormalized:5.2f}%")
     print_wrapped(
@@ -321,7 +328,7 @@ def draw_what_it_learned(
 
 
 def say_that_there_is_no_page() -> None:
-    print(f"No {PAGE_PATH}: it is for a SimpleNN that reads drawings.")
+    print(f"No {PAGE_PATH}: it is for a network that computes what SimpleNN does.")
     if os.path.exists(PAGE_PATH):
         print(f"The {PAGE_PATH} that is here shows an earlier network.")
 
@@ -409,11 +416,9 @@ def main() -> None:
     take_apart(model, fc1, fc2, images[:1], test_set.classes)
     draw_what_it_learned(fc1, fc2, test_set)
     # The page rebuilds SimpleNN once more, in a dozen lines of JavaScript.
-    if test_set.recordings:  # it takes drawings
-        say_that_there_is_no_page()
-    else:
-        write_network_page(PAGE_PATH, model, layers, train_loader.dataset, test_set)
-        print(f"Saved: {PAGE_PATH} (open it in a browser, and draw)")
+    write_network_page(PAGE_PATH, model, layers, train_loader.dataset, test_set)
+    what_to_do = "talk to it" if test_set.recordings else "draw"
+    print(f"Saved: {PAGE_PATH} (open it in a browser, and {what_to_do})")
 
 
 if __name__ == "__main__":

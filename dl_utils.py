@@ -46,10 +46,9 @@ from backstage.weights import explain_weights
 # Device
 # ------------------------------------------------------------------------------
 
-# Processor cores that PyTorch uses. Large networks gain from many; in ours, several
-# cores mostly wait for each other (README.md has the seconds). The number also changes
-# how sums are rounded: with one, your figures do not depend on how many there are.
-# The environment variable OMP_NUM_THREADS, if set, wins.
+# Processor cores for PyTorch. Large networks gain from many; in ours, several mostly
+# wait for each other (README.md has the seconds). With one, figures do not depend on
+# how many there are. The environment variable OMP_NUM_THREADS, if set, wins.
 NUM_THREADS = 1
 
 
@@ -74,8 +73,7 @@ def get_device() -> str:
 MNIST_MEAN = 0.1307
 MNIST_STD = 0.3081
 
-# Evaluation needs no gradients, so more images fit into memory, and fewer, larger
-# batches are faster. The result does not depend on the batch size.
+# Without gradients, larger batches fit into memory: faster, with the same result.
 EVALUATION_BATCH_SIZE = 1000
 
 
@@ -321,8 +319,7 @@ def plot_training_history(
     """Draw accuracy and loss over the epochs, with the verdict as the title.
 
     Args:
-        history: see diagnose_training.
-        path: the PNG file to write; title: what was learned.
+        history: see diagnose_training; path: the PNG to write; title: what was learned.
     """
     epochs = range(1, len(history["train_loss"]) + 1)
     figure = Figure(figsize=(10, 4.4), layout="constrained")

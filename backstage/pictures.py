@@ -72,7 +72,9 @@ def plot_predictions(
     rows = [range(min(10, len(images))), worst[:10].tolist()]
 
     def caption(i: int) -> str:
-        text = f"{test_set.classes[predictions[i]]}\n{100 * confidences[i]:.1f}%"
+        sure = confidences[i].item()
+        percent = f"{100 * sure:.1f}%" if sure <= 0.9995 else "over 99.9%"
+        text = f"{test_set.classes[predictions[i]]}\n{percent}"
         right = predictions[i] == labels[i]
         return text if right else f"{text}\nis {test_set.classes[labels[i]]}"
 

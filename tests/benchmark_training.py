@@ -5,7 +5,7 @@ side in one process and repeated in turn, because a machine's speed changes from
 minute to minute:
 
     classic         what most tutorials do: torchvision's MNIST with ToTensor and
-                    Normalize per image, plain Adam, .item() after every batch
+                    Normalize per image, plain Adam
     ours            load_mnist_data and train_epoch of 03_train_mnist.py
     ours, 2 cores   the same with two threads
     fixed batch     train_epoch on one and the same batch: no loading can beat it
@@ -32,6 +32,7 @@ from conftest import ROOT, has_real_mnist, load_script, real_mnist_files
 sys.path.insert(0, str(ROOT))  # started from tests/, Python would not look there
 
 import dl_utils
+from backstage.terminal import print_table
 
 REPEATS = 3
 BATCH_SIZE = 64
@@ -67,21 +68,6 @@ def classic_loader(folder, count):
     return DataLoader(dataset, batch_size=BATCH_SIZE, shuffle=True)
 
 
-def classic_epoch(model, loader, criterion, optimizer, device):
-    model.train()
-    loss_sum = correct = 0
-    for images, labels in loader:
-        images, labels = images.to(device), labels.to(device)
-        optimizer.zero_grad()
-        logits = model(images)
-        loss = criterion(logits, labels)
-        loss.backward()
-        optimizer.step()
-        loss_sum += loss.item() * len(labels)
-        correct += (logits.argmax(dim=1) == labels).sum().item()
-    return loss_sum / len(loader.dataset), 100 * correct / len(loader.dataset)
-
-
 def seconds_per_epoch(train_epoch, loader, fused, threads):
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -98,7 +84,7 @@ def main():
         classic = classic_loader(folder, len(train_loader.dataset))
     ours = lesson_3.train_epoch
     pipelines = {  # the function, the loader, whether Adam is fused, threads
-        "classic": (classic_epoch, classic, False, 1),
+        "classic": (ours, classic, False, 1),
         "ours": (ours, train_loader, True, 1),
         "ours, 2 cores": (ours, train_loader, True, 2),
         "fixed batch": (ours, FixedBatches(train_loader), True, 1),
@@ -112,7 +98,7 @@ def main():
 
     print(f"PyTorch {torch.__version__} on the CPU, {REPEATS} epochs each, in turn")
     medians = {name: statistics.median(times) for name, times in seconds.items()}
-    dl_utils.print_table(
+    print_table(
         [
             {
                 "pipeline": f"{name:<13}",

@@ -11,6 +11,7 @@ import wave
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import dl_utils
@@ -119,7 +120,7 @@ def test_code_points_to_headings(path):
 
 def test_the_two_forward_passes_are_those_of_the_page_and_of_lesson_4():
     text = section(GUIDE, "Lesson 4: Load a model")
-    page = (ROOT / "backstage" / "page" / "page.html").read_text(encoding="utf-8")
+    page = (ROOT / "backstage" / "page" / "network.js").read_text(encoding="utf-8")
     lesson = (ROOT / "04_load_model.py").read_text(encoding="utf-8")
     (javascript,) = blocks(text, "js")
     python = blocks(text, "python")[-1]
@@ -221,11 +222,17 @@ def test_the_commands_outside_the_lab_run(tmp_path, synthetic_dir, monkeypatch):
     picture = np.full((280, 280), 255, dtype=np.uint8)
     picture[40:240, 120:160] = 0
     Image.fromarray(picture).save(tmp_path / "my_digit.png")
+    sheet = np.zeros((28, 280), dtype=np.uint8)
+    sheet[4:24, 12:16] = 255
+    Image.fromarray(sheet).save(tmp_path / "my_digits.png")
     if HAS_RECORDINGS:
-        with wave.open(str(tmp_path / "my_digit.wav"), "wb") as file:
-            file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
-            samples = read_recordings(REAL_DATA_DIR)[0].samples
-            file.writeframes((samples * 32767).numpy().astype("<i2").tobytes())
+        samples = (read_recordings(REAL_DATA_DIR)[0].samples * 32767).short()
+        ten_seconds = torch.zeros(10 * SAMPLE_RATE, dtype=torch.int16)
+        ten_seconds[: len(samples)] = samples
+        for name, sound in (("my_digit.m4a", samples), ("my_voice.wav", ten_seconds)):
+            with wave.open(str(tmp_path / name), "wb") as file:
+                file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
+                file.writeframes(sound.numpy().astype("<i2").tobytes())
 
     def run(script, *words, dataset):
         folder = REAL_DATA_DIR if dataset in RECORDINGS else synthetic_dir
@@ -242,7 +249,8 @@ def test_the_commands_outside_the_lab_run(tmp_path, synthetic_dir, monkeypatch):
             dataset = "synthetic"
         elif not HAS_RECORDINGS:
             continue
-        if script == "04_load_model.py":  # it needs a network of this kind
+        if script == "04_load_model.py" or "--start-from" in words:
+            # It needs a network of this kind.
             size = value_of("--hidden-size", words, default="128")
             training = with_flags([], hidden_size=size, dataset=dataset, **QUICK)
             run("03_train_mnist.py", *training, dataset=dataset)

@@ -134,6 +134,7 @@ def test_one_architecture_alone(script):
     assert conclusion == "TwoLayerNN alone, so there is nothing to compare"
 
 
+@pytest.mark.filterwarnings("ignore:Mean of empty", "ignore:invalid value")
 def test_of_those_that_tie_with_the_best_the_smallest_is_chosen(
     script, synthetic_dir, tmp_path, monkeypatch
 ):

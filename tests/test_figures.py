@@ -6,6 +6,7 @@ by more only where a comment says why.
 """
 
 import contextlib
+import copy
 import functools
 import io
 import itertools
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import backstage.data.datasets
 import dl_utils
 import drawings
 from backstage.data import spoken_digits
@@ -28,10 +30,19 @@ from conftest import (
     REAL_DATA_DIR,
     ROOT,
     load_script,
+    run_main,
     run_python,
     training_runs,
 )
-from documents import GUIDE, blocks, commands, section, speaking_blocks, stated
+from documents import (
+    CONCEPTS,
+    GUIDE,
+    blocks,
+    commands,
+    section,
+    speaking_blocks,
+    stated,
+)
 from make_images import VERDICTS
 
 pytestmark = pytest.mark.real_mnist
@@ -400,6 +411,107 @@ def test_the_table_of_architectures(lessons_on_mnist):
         assert expect_low - 0.3 <= min(runs) and max(runs) <= expect_high + 0.3
 
 
+@pytest.fixture(scope="module")
+def lessons_taught(background_runs, real_mnist_dir):
+    """Return a function: one SGD step for each of 120 misread digits, at some rate.
+
+    It returns how many are read afterwards, and by how many points accuracy fell.
+    """
+    script, model = load_model(background_runs[Run()].result())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backstage.data.datasets, "DATA_DIR", real_mnist_dir)
+        train_loader, _, test_loader = dl_utils.load_mnist_data(dataset="mnist")
+    images, labels = test_loader.dataset.tensors
+    wrong = (script.predict(model, images, "cpu").argmax(1) != labels).nonzero()[:120]
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    _, accuracy = dl_utils.evaluate_model(model, test_loader, "cpu")
+
+    def teach(rate, others=0):
+        read, lost = 0, []
+        generator = torch.Generator().manual_seed(0)
+        old = train_loader.dataset.tensors
+        for index in wrong:
+            model.load_state_dict(state)
+            optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+            chosen = torch.randint(len(old[0]), (others,), generator=generator)
+            batch = [
+                torch.cat([tensor[index], stored[chosen]])
+                for tensor, stored in zip((images, labels), old, strict=True)
+            ]
+            nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            read += (model(images[index]).argmax() == labels[index]).item()
+            lost.append(
+                accuracy - dl_utils.evaluate_model(model, test_loader, "cpu")[1]
+            )
+        return read, sum(lost) / len(lost)
+
+    return teach
+
+
+@pytest.mark.parametrize(
+    ("template", "rate", "others"),
+    [
+        (
+            "At 0.001, {} of them are read afterwards, and of all test digits {}",
+            1e-3,
+            0,
+        ),
+        ("At 0.01, all are read, at a cost of {} points", 1e-2, 0),
+        ("on the one drawing, and {} points are lost", 1e-1, 0),
+        ("more, and {} of the 120 are read after one step", 1e-2, 16),
+    ],
+)
+def test_what_teaching_a_single_drawing_costs(template, rate, others, lessons_taught):
+    read, lost = lessons_taught(rate, others)
+    ((*expected_read, expected_lost),) = [*stated(GUIDE, template)]
+    if others:
+        assert lost == pytest.approx(0, abs=0.2)
+        assert read == pytest.approx(expected_lost, abs=12)
+        return
+    assert read == pytest.approx(expected_read[0] if expected_read else 120, abs=8)
+    assert lost == pytest.approx(expected_lost, abs=max(0.2, 0.3 * expected_lost))
+
+
+@pytest.mark.parametrize(
+    ("template", "flags"),
+    [
+        ("from random weights {}%;", "--train-samples 1000"),
+        (
+            "and {}% after it. Of the drawn",
+            "--train-samples 1000 --start-from mnist_model.pth",
+        ),
+        (
+            "the same training does harm: {}%.",
+            "--train-samples 10 --start-from mnist_model.pth",
+        ),
+        (
+            "(at 0.0001: {}%)",
+            "--train-samples 10 --start-from mnist_model.pth --learning-rate 0.0001",
+        ),
+    ],
+)
+def test_what_fine_tuning_is_worth(template, flags, drawn_network, tmp_path):
+    shutil.copy(drawn_network, tmp_path)
+    script = load_script("03_train_mnist")
+    run = run_main(script, *shlex.split(flags), cwd=tmp_path, data_dir=REAL_DATA_DIR)
+    assert run.returncode == 0, run.stderr
+    ((expected,),) = stated(CONCEPTS, template)
+    measured = Outcome(tmp_path, run.stdout).figure(VAL)
+    assert measured == pytest.approx(expected, abs=1.2)  # the text has means of seeds
+
+
+@pytest.fixture(scope="module")
+def drawn_network(tmp_path_factory, real_mnist_dir, synthetic_dir):
+    """A network that knows only digits drawn by this project."""
+    folder = tmp_path_factory.mktemp("drawn")
+    flags = ("--dataset", "synthetic")
+    run = run_main("03_train_mnist", *flags, cwd=folder, data_dir=synthetic_dir)
+    assert run.returncode == 0, run.stderr
+    return folder / "mnist_model.pth"
+
+
 # ------------------------------------------------------------------------------
 # Voices, with one seed each
 # ------------------------------------------------------------------------------
@@ -509,6 +621,82 @@ def test_voices_count_for_more_than_recordings(
     (expected,) = stated(GUIDE, row + " {}% | {}% |")
     tolerance = 5 if number_of_voices == 4 else 4  # one run, or several
     assert measured == pytest.approx(expected, abs=tolerance)
+
+
+@pytest.fixture(scope="session")
+def a_new_voice(recordings):
+    """Return a function: each voice is taught once to a network that knows the others.
+
+    It returns the accuracy on the new voice and on the known ones, means of the six.
+    """
+    script = load_script("03_train_mnist")
+    images = torch.stack([to_image(r.samples) for r in recordings])
+    images = dl_utils.normalize(images)
+    labels = torch.tensor([r.digit for r in recordings])
+    voices = torch.tensor([VOICES.index(r.voice) for r in recordings])
+    indices = torch.tensor([r.index for r in recordings])
+
+    def loader(chosen):
+        return DataLoader(
+            TensorDataset(images[chosen], labels[chosen]),
+            batch_size=64,
+            shuffle=True,
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def train(model, chosen):
+        optimizer = torch.optim.Adam(model.parameters(), lr=script.LEARNING_RATE)
+        for _ in range(script.EPOCHS):
+            script.train_epoch(
+                model, loader(chosen), nn.CrossEntropyLoss(), optimizer, "cpu"
+            )
+
+    @functools.cache
+    def base(voice):
+        torch.manual_seed(0)
+        model = script.SimpleNN()
+        train(model, (voices != voice) & (indices >= 10))
+        return model
+
+    def get(each, old):
+        results = []
+        for voice in range(len(VOICES)):
+            model = copy.deepcopy(base(voice))
+            (own,) = torch.where((voices == voice) & (indices < each))
+            (others,) = torch.where((voices != voice) & (indices >= 10))
+            generator = torch.Generator().manual_seed(0)
+            others = others[torch.randperm(len(others), generator=generator)[:old]]
+            if each:
+                times = max(1, old // len(own))
+                train(model, torch.cat([own.repeat(times), others]))
+            new = (voices == voice) & (indices >= 10)
+            known = (voices != voice) & (indices < 5)
+            results.append(
+                [
+                    dl_utils.evaluate_model(model, loader(part), "cpu")[1]
+                    for part in (new, known)
+                ]
+            )
+        return torch.tensor(results).mean(dim=0).tolist()
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("row", "each", "old"),
+    [
+        ("| nothing yet |", 0, 0),
+        ("| one of each digit, alone |", 1, 0),
+        ("| one of each digit, and as many old ones |", 1, 500),
+        ("| four of each digit, and as many old ones |", 4, 500),
+        ("| five of each digit, alone |", 5, 0),
+        ("| five of each digit, and as many old ones |", 5, 500),
+    ],
+)
+def test_what_a_few_recordings_of_a_new_voice_bring(row, each, old, a_new_voice):
+    (expected,) = stated(GUIDE, row + " {}% | {}% |")
+    # One seed; the table has means of three.
+    assert a_new_voice(each, old) == pytest.approx(expected, abs=3)
 
 
 # ------------------------------------------------------------------------------

@@ -248,6 +248,12 @@ def test_a_thin_line_gets_as_wide_as_a_pen_for_mnist(read):
     assert 1.5 <= stroke_widths(read(1 - line)) <= 2.5
 
 
+def test_a_dark_spot_does_not_make_the_rest_pale(read):
+    ink = 0.8 * SEVEN
+    ink[110:142, 200:232] = 1  # where the pen rested
+    assert (read(1 - ink) > 250).sum() >= 20
+
+
 def with_transparency(values):
     ink = (255 * (1 - values)).astype(np.uint8)
     return Image.fromarray(np.dstack([np.zeros_like(ink)] * 3 + [ink]))
@@ -328,7 +334,7 @@ def test_dust_is_left_out(read):
 @pytest.mark.parametrize("pen", [1, 14])
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("direction", ["side by side", "one below the other"])
-def test_several_digits_are_counted_and_refused(refusal, count, direction, pen):
+def test_several_digits_are_refused(refusal, count, direction, pen):
     rng = random.Random(0)
     for _ in range(2):
         ink = np.zeros((600, 600))
@@ -337,7 +343,7 @@ def test_several_digits_are_counted_and_refused(refusal, count, direction, pen):
             if direction == "one below the other":
                 left, top = top, left
             ink = np.maximum(ink, draw(digit, (600, 600), pen, (left, top, 130)))
-        assert f"shows {count} marks of similar height" in refusal(1 - ink)
+        assert "draw only one digit" in refusal(1 - ink)
 
 
 # ------------------------------------------------------------------------------
@@ -370,10 +376,10 @@ def test_a_table_around_the_paper_is_noticed(refusal, margins, table):
     assert "let it show only" in refusal(with_table(*margins, table=table))
 
 
-def test_a_corner_of_the_table_is_noticed(refusal):
+def test_a_corner_of_the_table_is_left_out(read):
     picture = grey_image(PAGE)
     ImageDraw.Draw(picture).polygon([(0, 0), (110, 0), (0, 90)], fill=80)
-    assert "at its edge" in refusal(picture)
+    assert (read(picture).float() - read(PAGE).float()).abs().mean() < 5
 
 
 @pytest.mark.parametrize("margin", [5, 20, 60])

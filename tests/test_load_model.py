@@ -318,6 +318,22 @@ def test_the_top_three_are_named_in_order(script):
     assert top3 == "dan (98.2%), ben (1.1%), eva (0.7%)"
 
 
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (1.0, "over 99.9%"),
+        (0.9996, "over 99.9%"),
+        (0.9994, "99.9%"),
+        (0.982, "98.2%"),
+        (0.0006, "0.1%"),
+        (0.0004, "under 0.1%"),
+        (0.0, "under 0.1%"),
+    ],
+)
+def test_no_share_is_all_or_nothing(script, share, text):
+    assert script.percent(share) == text
+
+
 def test_the_most_confident_mistakes_come_first(script, capsys):
     labels = list(range(10))
     predictions = [0, 1, 2, 3, 4, 5, 6, 9, 9, 0]  # the last three are wrong
@@ -398,7 +414,7 @@ def final_figure(output, label):
 @pytest.mark.real_mnist
 def test_figures_on_real_digits(lessons_on_mnist):
     output = lessons_on_mnist.outputs[SCRIPT.name]
-    right = final_figure(output, "everything as in training")
+    right = final_figure(output, "as tested above")
     assert right >= 97.0
     assert 60 <= final_figure(output, "Tanh instead of ReLU") <= 85
     assert 1 <= right - final_figure(output, "images not normalized") <= 6

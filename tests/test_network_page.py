@@ -10,12 +10,17 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import dl_utils
+from backstage.data.batches import ImageDataset
 from backstage.data.synthetic_digits import STYLES, _read_style, make_digits
+from backstage.own.handwriting import read_own_digit
 from backstage.page.writer import write_network_page
 from backstage.terminal import UserError
 from conftest import load_script
@@ -24,7 +29,7 @@ playwright = pytest.importorskip(
     "playwright.sync_api", reason="no playwright: pip install playwright"
 )
 
-DIGITS = 100  # to draw
+playwright.expect.set_options(timeout=60_000)  # ms: the machine may be busy
 SYSTEM_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -33,18 +38,19 @@ SYSTEM_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # ------------------------------------------------------------------------------
 
 
+def find_chromium(chromium):
+    own = chromium.executable_path
+    found = [own if Path(own).exists() else None, *map(shutil.which, SYSTEM_BROWSERS)]
+    if not any(found):
+        pytest.skip("no Chromium: playwright install chromium")
+    return next(filter(None, found))
+
+
 @pytest.fixture(scope="session")
 def browser():
     with playwright.sync_playwright() as session:
-        own = session.chromium.executable_path
-        found = [
-            own if Path(own).exists() else None,
-            *map(shutil.which, SYSTEM_BROWSERS),
-        ]
-        if not any(found):
-            pytest.skip("no Chromium: playwright install chromium")
         browser = session.chromium.launch(
-            executable_path=next(filter(None, found)),
+            executable_path=find_chromium(session.chromium),
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
         )
         yield browser
@@ -56,22 +62,28 @@ def lesson():
     return load_script("04_load_model.py")
 
 
+def make_set(seed, name="synthetic"):
+    images, labels = make_digits(200, seed)
+    data = SimpleNamespace(name=name, title=name, axes="", classes=list("0123456789"))
+    return ImageDataset(data, dl_utils.normalize(images), labels)
+
+
 @pytest.fixture(scope="session")
 def digits():
     """200 test digits: images as a network gets them, and labels."""
-    images, labels = make_digits(200, seed=1)
-    return dl_utils.normalize(images), labels
+    return make_set(seed=1).tensors
 
 
 @pytest.fixture
-def write(lesson, digits, tmp_path):
+def write(lesson, tmp_path):
     """Write the page of an untrained network; return its path and the network."""
 
-    def write(hidden_size=128, name="page.html", dataset="synthetic", model=None):
+    def write(hidden_size=128, dataset="synthetic", model=None):
         torch.manual_seed(0)
         model = (model or lesson.SimpleNN(hidden_size)).eval()
-        write_network_page(tmp_path / name, model, *digits, dataset)
-        return tmp_path / name, model
+        path, sets = tmp_path / "page.html", (make_set(2), make_set(1, dataset))
+        write_network_page(path, model, (model.fc1, model.fc2), *sets)
+        return path, model
 
     return write
 
@@ -81,28 +93,26 @@ def visit(browser):
     """Open a page from its file, offline; at the end, nothing must have gone wrong."""
     with contextlib.ExitStack() as visits:
 
-        def visit(path, width=1200, **options):
-            context = browser.new_context(
-                viewport={"width": width, "height": 800}, **options
-            )
+        def visit(path, width=1200, height=800, **options):
+            size = {"width": width, "height": height}
+            context = browser.new_context(viewport=size, **options)
             visits.callback(context.close)
             context.set_offline(True)
             page = context.new_page()
             said, asked = [], []
             page.on("console", lambda message: said.append(message.text))
             page.on("pageerror", lambda error: said.append(str(error)))
-            page.on("dialog", lambda dialog: said.append(dialog.message))
             page.on("request", lambda request: asked.append(request.url))
             page.goto(path.as_uri())
-            visits.callback(lambda: check(path, said, asked))
+            page.wait_for_selector("main:not([hidden])")
+            pages.append((path, said, asked))
             return page
 
+        pages = []
         yield visit
-
-
-def check(path, said, asked):
-    assert said == []
-    assert asked == [path.as_uri()]
+    for path, said, asked in pages:
+        assert said == []
+        assert [url for url in asked if not url.startswith("blob:")] == [path.as_uri()]
 
 
 def strokes_of(style):
@@ -115,6 +125,7 @@ def strokes_of(style):
 
 def draw(page, strokes, size=0.37, x=0.5, y=0.5, slant=0.0):
     """Draw strokes with the mouse; sizes and places are shares of the sheet."""
+    page.locator("#draw").scroll_into_view_if_needed()
     sheet = page.locator("#draw").bounding_box()
     for stroke in strokes:
         across = x + size * (stroke[:, 0] - slant * stroke[:, 1])
@@ -134,16 +145,27 @@ def styles_of(digit):
     return [strokes for label, _, strokes in STYLES if label == digit]
 
 
-def draw_digit(page, digit):
-    draw(page, strokes_of(styles_of(digit)[0]))
+def draw_digit(page, digit, **hand):
+    draw(page, strokes_of(styles_of(digit)[0]), **hand)
 
 
-def table(page):
-    """Return the sum that the page shows: names and numbers, the total last."""
-    cells = page.locator("#sum tr").evaluate_all(
+def read_digit(page):
+    """Return what the page reads, and check how it says so."""
+    answer = page.inner_text("#prediction")
+    return int(re.match(r"(\d) \((over 99\.9|100\.0|\d\d?\.\d)%\)$", answer)[1])
+
+
+def table(page, name):
+    """Return the numbers of a table by the names of its rows."""
+    rows = page.locator(f"#{name} tr").evaluate_all(
         "rows => rows.map(row => [...row.children].map(cell => cell.textContent))"
     )
-    return {name: float(number.replace("\u2212", "-")) for name, number in cells}
+    number = {ord("\u2212"): "-", ord("<"): "", ord(">"): "", ord("%"): ""}
+    return {
+        row: [float(cell.translate(number)) for cell in cells]
+        for row, *cells in rows
+        if row  # not the head
+    }
 
 
 def logits_of(model, image):
@@ -151,30 +173,15 @@ def logits_of(model, image):
         return model(image[None])[0]
 
 
-# ------------------------------------------------------------------------------
-# It reads what is drawn
-# ------------------------------------------------------------------------------
-
-
 @pytest.mark.real_mnist
 def test_it_reads_drawn_digits_and_as_lesson_4_reads_their_pictures(
-    visit, lesson, trained_model_path, real_mnist_dir, tmp_path, digits
+    visit, lesson, trained_model_path, tmp_path, write
 ):
     model = lesson.load_model(trained_model_path, 128, "cpu")
-    write_network_page(tmp_path / "page.html", model, *digits, "synthetic")
-    page = visit(tmp_path / "page.html")
-    page.evaluate("""() => {
-        const work = update;
-        window.times = [];
-        window.update = () => {
-            const begin = performance.now();
-            work();
-            times.push(performance.now() - begin);
-        };
-    }""")
+    page = visit(write(model=model)[0])
     rng = torch.Generator().manual_seed(0)
     read, same = [], []
-    for i in range(DIGITS):
+    for i in range(100):
         styles = styles_of(i % 10)
         size, x, y, slant = torch.rand(4, generator=rng).tolist()
         draw(
@@ -185,41 +192,36 @@ def test_it_reads_drawn_digits_and_as_lesson_4_reads_their_pictures(
             y=0.47 + 0.06 * y,
             slant=0.25 * slant,
         )
-        answer = int(re.match(r"(\d) \(\d+\.\d%\)$", page.inner_text("#prediction"))[1])
+        answer = read_digit(page)
         picture = page.evaluate("document.getElementById('draw').toDataURL()")
         (tmp_path / "digit.png").write_bytes(base64.b64decode(picture.split(",")[1]))
-        image = lesson.read_own_digit(str(tmp_path / "digit.png"))
+        image = read_own_digit(str(tmp_path / "digit.png"))
         theirs = logits_of(model, dl_utils.normalize(image[None])[0]).argmax().item()
         read.append(answer == i % 10)
         same.append(answer == theirs)
         page.click("#clear")
-    times = sorted(page.evaluate("times"))
-    print(f"\n{sum(read)} of {DIGITS} read, {sum(same)} as from their pictures,")
-    print(f"{times[len(times) // 2]:.1f} ms per movement, {times[-1]:.1f} at most")
-    assert sum(read) >= 0.9 * DIGITS
-    assert sum(same) >= 0.95 * DIGITS
+    assert sum(read) >= 90
+    assert sum(same) >= 95
 
 
 def test_a_finger_points_and_draws_without_scrolling(visit, write):
     page = visit(write()[0], width=400, has_touch=True, is_mobile=True)
     page.locator(".neuron").nth(5).tap()
-    playwright.expect(page.locator("#question")).to_have_text("Neuron 6")
+    playwright.expect(page.locator("#question")).to_have_text("Neuron 5")
     page.evaluate("scrollTo(0, 0)")
     sheet = page.locator("#draw").bounding_box()
     fingers = page.context.new_cdp_session(page)
     x = sheet["x"] + sheet["width"] / 2
+
+    def touch(kind, *points):
+        event = {"type": kind, "touchPoints": [{"x": x, "y": y} for y in points]}
+        fingers.send("Input.dispatchTouchEvent", event)
+
     for share in (0.2, 0.4, 0.6, 0.8):
         y = sheet["y"] + share * sheet["height"]
-        fingers.send(
-            "Input.dispatchTouchEvent",
-            {
-                "type": "touchStart" if share == 0.2 else "touchMove",
-                "touchPoints": [{"x": x, "y": y}],
-            },
-        )
-    fingers.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        touch("touchStart" if share == 0.2 else "touchMove", y)
+    touch("touchEnd")
     assert page.evaluate("scrollY") == 0
-    assert page.inner_text("#prediction") != "Nothing yet"
     ink = page.evaluate("image")
     assert [y for y, row in enumerate(ink) if max(row)] == list(range(4, 24))
 
@@ -229,11 +231,15 @@ def test_the_image_is_made_like_those_of_mnist(visit, write):
     draw(page, strokes_of("50,0 20,100 95,100"), size=0.2, x=0.3, y=0.7)
     ink = torch.tensor(page.evaluate("image"))
     rows, columns = ink.nonzero(as_tuple=True)
-    sides = [int(max(line) - min(line)) + 1 for line in (rows, columns)]
-    assert max(sides) == 20
-    places = torch.arange(28.0)
+    assert max(int(max(line) - min(line)) + 1 for line in (rows, columns)) == 20
     for mass in (ink.sum(0), ink.sum(1)):
-        assert (mass * places).sum() / mass.sum() == pytest.approx(14, abs=0.51)
+        assert np.average(range(28), weights=mass) == pytest.approx(14, abs=0.51)
+    assert "Second guess" in page.inner_text("#note")
+    answer = page.inner_text("#prediction")
+    assert page.text_content("#spoken") == f"It reads {answer}"  # to a screen reader
+    page.click("#clear")
+    draw_digit(page, 4, size=0.1)
+    assert "Draw larger" in page.inner_text("#note")
 
 
 def test_undo_takes_back_strokes_digits_and_clear(visit, write):
@@ -241,16 +247,14 @@ def test_undo_takes_back_strokes_digits_and_clear(visit, write):
     draw_digit(page, 4)
     both = page.inner_text("#prediction"), page.inner_text("#meaning")
     page.click("#first button >> nth=0")
-    assert "labelled" in page.inner_text("#note")
+    page.click("#digits button >> nth=3")
     page.click("#clear")
     assert page.inner_text("#prediction") == "Nothing yet"
+    assert page.inner_text("#question") == "Why this digit?"
     page.click("#undo")
-    assert "labelled" in page.inner_text("#note")
+    assert "Labelled" in page.inner_text("#note")
     page.click("#undo")
     assert (page.inner_text("#prediction"), page.inner_text("#meaning")) == both
-    for _ in range(4):
-        page.click("#undo")
-    assert page.inner_text("#prediction") == "Nothing yet"
 
 
 def test_a_test_digit_is_seen_as_it_is_and_can_be_drawn_on(visit, write, digits):
@@ -259,10 +263,8 @@ def test_a_test_digit_is_seen_as_it_is_and_can_be_drawn_on(visit, write, digits)
     page.click("#first button >> nth=3")
     image = torch.tensor(page.evaluate("image"))
     torch.testing.assert_close(dl_utils.normalize(image[None].byte())[0], digits[0][3])
-    label = digits[1][3].item()
-    answer = logits_of(model, digits[0][3]).argmax().item()
-    assert page.inner_text("#prediction").startswith(f"{answer} ")
-    assert f"labelled {label}:" in page.inner_text("#note")
+    assert read_digit(page) == logits_of(model, digits[0][3]).argmax()
+    assert f"Labelled {digits[1][3]}:" in page.inner_text("#note")
     draw(page, strokes_of("0,0 100,100"), size=0.05)
     drawn = torch.tensor(page.evaluate("image"))
     assert (drawn != image).any()
@@ -278,12 +280,10 @@ def test_a_test_digit_is_seen_as_it_is_and_can_be_drawn_on(visit, write, digits)
 def test_logits_are_those_of_pytorch(visit, write, digits, hidden_size):
     path, model = write(hidden_size)
     page = visit(path)
-    images = digits[0][:100]
-    ours = page.evaluate(
-        "images => images.map(network.logits)", images.flatten(1).tolist()
-    )
+    pixels = digits[0][:100].flatten(1).tolist()
+    ours = torch.tensor(page.evaluate("a => a.map(network.logits)", pixels))
     with torch.inference_mode():
-        assert (torch.tensor(ours) - model(images)).abs().max() < 0.001
+        assert (ours - model(digits[0][:100])).abs().max() < 0.001
     assert re.search(r"agrees with PyTorch to 0\.0000\d+\.", page.inner_text("#proof"))
     shown = min(hidden_size, 128)
     assert page.locator(".neuron").count() == shown
@@ -294,19 +294,12 @@ def test_logits_are_those_of_pytorch(visit, write, digits, hidden_size):
     assert f"{parameters:,} learned numbers" in page.inner_text("#about")
 
 
-def test_evidence_adds_up_to_the_logit(visit, write, digits):
-    path, model = write()
-    page = visit(path)
-    for image in digits[0][:3]:
-        blank = image == image.min()
-        for digit, logit in enumerate(logits_of(model, image).tolist()):
-            pixels = image.flatten().tolist()
-            found = page.evaluate("a => network.evidence(...a)", [pixels, digit])
-            evidence = torch.tensor(found["pixels"], dtype=torch.float64)
-            assert found["start"] + evidence.sum().item() == pytest.approx(
-                logit, abs=1e-4
-            )
-            assert (evidence[blank.flatten()] == 0).all()
+def test_a_changed_network_is_not_passed_off_as_the_learners(visit, write, lesson):
+    model = lesson.SimpleNN()
+    model.relu = torch.nn.Tanh()
+    page = visit(write(model=model)[0])
+    assert "differs from PyTorch" in page.inner_text("#proof")
+    assert page.get_attribute("#proof", "class") == "warning"
 
 
 def test_the_sums_on_the_page_add_up(visit, write, digits):
@@ -317,14 +310,20 @@ def test_the_sums_on_the_page_add_up(visit, write, digits):
     logits = logits_of(model, image).tolist()
 
     def total(name, expected):
-        *terms, (shown_name, shown) = table(page).items()
-        assert round(sum(value for _, value in terms), 2) == shown
+        *terms, (shown_name, (shown,)) = table(page, "sum").items()
+        assert round(sum(value for _, (value,) in terms), 2) == shown
         assert (shown_name, shown) == (name, pytest.approx(expected, abs=0.0051))
 
     for digit in (3, 8):
         page.click(f"#digits button >> nth={digit}")
         assert page.inner_text("#question") == f"Why {digit}?"
         total(f"Logit of {digit}", logits[digit])
+        asked = [image.flatten().tolist(), digit]
+        found = page.evaluate("a => network.evidence(...a)", asked)
+        evidence = torch.tensor(found["pixels"], dtype=torch.float64)
+        total_found = found["start"] + evidence.sum().item()
+        assert total_found == pytest.approx(logits[digit], abs=1e-4)
+        assert (evidence[(image == image.min()).flatten()] == 0).all()
     page.select_option("#digit", "4")
     page.select_option("#rival", "9")
     assert page.inner_text("#question") == "Why 4 and not 9?"
@@ -335,73 +334,219 @@ def test_the_sums_on_the_page_add_up(visit, write, digits):
     for neuron in (sums.argmax().item(), sums.argmin().item()):
         page.click(f".neuron >> nth={neuron}")
         total("Sum", sums[neuron].item())
-        lit = "is lit" in page.inner_text("#meaning")
-        assert lit == (sums[neuron] > 0).item()
+        lit = (sums[neuron] > 0).item()
+        assert ("is lit" in page.inner_text("#meaning")) == lit
+        value = f"{sums[neuron]:.2f}" if lit else "dark"
+        name = page.get_attribute(f".neuron >> nth={neuron}", "aria-label")
+        assert name == f"Neuron {neuron}: {value}"
         voices = page.locator("#voices .bar > :last-child").all_inner_texts()
         weights = model.fc2.weight[:, neuron].tolist()
-        assert [float(v.replace("\u2212", "-")) for v in voices] == pytest.approx(
-            weights, abs=0.0051
-        )
+        voices = [float(voice.replace("\u2212", "-")) for voice in voices]
+        assert voices == pytest.approx(weights, abs=0.0051)
 
 
 def test_pointing_shows_and_pressing_keeps(visit, write):
     page = visit(write()[0])
     draw_digit(page, 4)
-    answer = page.inner_text("#question")
+    question = page.locator("#question")
+    answer = question.inner_text()
     page.hover(".neuron >> nth=7")
-    assert page.inner_text("#question") == "Neuron 8"
+    assert question.inner_text() == "Neuron 7"
     page.hover("h1")
-    assert page.inner_text("#question") == answer
+    assert question.inner_text() == answer
     page.click(".neuron >> nth=7")
     page.hover("#digits button >> nth=2")
-    assert page.inner_text("#question") == "Why 2?"
+    assert question.inner_text() == "Why 2?"
     page.hover("h1")
-    assert page.inner_text("#question") == "Neuron 8"
+    assert question.inner_text() == "Neuron 7"
     page.click(".neuron >> nth=7")
     page.hover("h1")
-    assert page.inner_text("#question") == answer
+    assert question.inner_text() == answer
 
 
 def test_the_keyboard_reaches_everything(visit, write):
     page = visit(write()[0])
+    focused = "document.activeElement.id || document.activeElement.parentNode.id"
     stops = []
-    for _ in range(8):
+    while "mistakes" not in stops:
         page.keyboard.press("Tab")
-        stops.append(
-            page.evaluate(
-                "document.activeElement.id || document.activeElement.parentNode.id"
-            )
-        )
+        stops.append(page.evaluate(focused))
     assert stops == [
-        *("undo", "clear", "digits", "digit", "rival", "neurons", "first", "mistakes")
+        *("undo", "clear", "digits", "label", "teach", "keep", "reset", "rate"),
+        *("among", "neurons", "digit", "rival", "first", "mistakes"),
     ]
     page.keyboard.press("Enter")  # the surest mistake
     assert "wrong" in page.inner_text("#note")
     page.focus(".neuron >> nth=0")
-    for key, question in {
-        "ArrowRight": "Neuron 2",
-        "ArrowDown": "Neuron 18",
-        "ArrowLeft": "Neuron 17",
-        "ArrowUp": "Neuron 1",
-    }.items():
-        page.keyboard.press(key)
-        assert page.inner_text("#question") == question
+    for key, neuron in {"Right": 1, "Down": 17, "Left": 16, "Up": 0}.items():
+        page.keyboard.press(f"Arrow{key}")
+        assert page.inner_text("#question") == f"Neuron {neuron}"
     outline = "getComputedStyle(document.activeElement).outlineStyle"
     assert page.evaluate(outline) == "solid"
-    page.keyboard.press("Enter")
-    page.keyboard.press("Tab")
-    assert page.evaluate("kept") == {"neuron": 0}
-
-
-def test_a_changed_network_is_not_passed_off_as_the_learners(visit, write, lesson):
-    page = visit(write(model=lesson.ForgetfulNN())[0])
-    assert "differs from PyTorch" in page.inner_text("#proof")
-    assert page.get_attribute("#proof", "class") == "warning"
 
 
 # ------------------------------------------------------------------------------
-# It can be read everywhere
+# It can be taught
 # ------------------------------------------------------------------------------
+
+
+def sgd(model, images, labels, rate):
+    """Make one step in PyTorch; return the loss before it."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    optimizer.zero_grad()
+    loss = torch.nn.functional.cross_entropy(model(images), labels)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def test_steps_are_those_of_pytorch(visit, write, digits):
+    path, model = write()
+    page = visit(path)
+    images, labels = digits
+    pixels = images.flatten(1).tolist()
+    for i in range(10):
+        example = [pixels[i], labels[i].item(), 0.05]
+        ours = page.evaluate("a => network.step(...a)", example)
+        theirs = sgd(model, images[i : i + 1], labels[i : i + 1], 0.05)
+        assert ours == pytest.approx(theirs, abs=1e-5)
+    batch = zip(pixels[:17], labels[:17].tolist(), strict=True)
+    batch = [{"pixels": image, "label": label} for image, label in batch]
+    ours = page.evaluate("batch => train(batch, 0.05).loss", batch)
+    assert ours == pytest.approx(sgd(model, images[:17], labels[:17], 0.05), abs=1e-5)
+    for name in ("fc1", "fc2"):
+        layer = getattr(model, name)
+        weight = torch.tensor(page.evaluate(f"{name}.weight.map(row => [...row])"))
+        bias = torch.tensor(page.evaluate(f"[...{name}.bias]"))
+        assert (weight - layer.weight).abs().max() < 1e-5
+        assert (bias - layer.bias).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("among", [False, True])
+def test_a_drawing_is_taught_and_the_network_put_back(visit, write, among):
+    path, model = write()
+    page = visit(path)
+    draw_digit(page, 4)
+    page.click("#teach")
+    assert "First say what it was" in page.inner_text("#told")
+    pixels = dl_utils.normalize(torch.tensor([page.evaluate("image")]).byte())
+    logits = logits_of(model, pixels[0])
+    page.click("#label >> text=7")
+    if among:
+        page.check("#among")
+        assert page.input_value("#rate") == "0.01"
+    page.click("#teach")
+    gain = table(page, "gain")
+    assert gain["Loss"][0] == pytest.approx(-logits.log_softmax(0)[7].item(), abs=1e-3)
+    assert gain["Loss"][0] > gain["Loss"][1]
+    assert gain["Share of 7"][0] < gain["Share of 7"][1]
+    steps = page.locator("#steps li").all_inner_texts()
+    names = ["zero_grad", "forward", "loss", "backward", "step"]
+    assert [step.split(":")[0] for step in steps] == names
+    if among:
+        assert "16 others" in steps[1] and "mean of all 17" in steps[2]
+    else:
+        sgd(model, pixels, torch.tensor([7]), 0.001)
+        gradients = [parameter.grad for parameter in model.parameters()]
+        zeros = sum((gradient == 0).sum().item() for gradient in gradients)
+        farthest = max(gradient.abs().max().item() for gradient in gradients)
+        assert f"{zeros:,} are 0" in steps[3]
+        assert f"at most by {0.001 * farthest:.2g}" in steps[4]
+    say_again = "network.logits(normalize(image))"
+    taught = page.evaluate(say_again)
+    assert taught != pytest.approx(logits.tolist(), abs=1e-5)
+    page.click("#reset")
+    assert page.evaluate(say_again) == pytest.approx(logits.tolist(), abs=1e-5)
+
+
+def keep(page, drawn, label, **hand):
+    draw_digit(page, drawn, **hand)
+    page.click(f"#label >> text={label}")
+    page.click("#keep")
+    image = page.evaluate("image")
+    page.click("#clear")
+    return image
+
+
+def save(page):
+    """Return the path of the saved sheet and its cells that are not empty."""
+    with page.expect_download() as download:
+        page.click("#save")
+    assert download.value.suggested_filename == "my_digits.png"
+    path = download.value.path().with_suffix(".png")
+    shutil.copy(download.value.path(), path)
+    with Image.open(path) as picture:
+        rgba = np.asarray(picture.convert("RGBA"))
+    assert (rgba[..., 3] == 255).all() and (rgba[..., :1] == rgba[..., :3]).all()
+    assert rgba.shape[1] == 280
+    cells = rgba[..., 0].reshape(-1, 28, 10, 28).swapaxes(1, 2)
+    full = cells.max(axis=(2, 3)) > 64
+    assert not cells[~full].any()
+    return path, {
+        tuple(place): cells[tuple(place)].tolist() for place in np.argwhere(full)
+    }
+
+
+def test_what_is_kept_is_saved_opened_removed_and_taught(visit, write):
+    page = visit(write()[0])
+    images = [keep(page, 4, 9), keep(page, 1, 1), keep(page, 4, 9, slant=0.3)]
+    path, cells = save(page)
+    places = [(0, 9), (0, 1), (1, 9)]
+    assert cells == dict(zip(places, images, strict=True))
+
+    page = visit(write()[0])
+    shelf = playwright.expect(page.locator("#shelf"))
+    for added in (3, 0):
+        page.set_input_files("#open", path)
+        shelf.to_contain_text(f"{added} opened. 3 kept")
+    page.click("#cells button >> nth=1")  # the first 9
+    assert page.evaluate("image") == images[0]
+    page.click("#remove")
+    images[0] = keep(page, 7, 9)  # fills the free cell
+    assert save(page)[1] == dict(zip(places, images, strict=True))
+    page.click("#teach-all")
+    shelf.to_contain_text("Of 3 kept ones")
+    numbers = [int(n) for n in re.findall(r"\d+", page.inner_text("#shelf"))]
+    assert numbers[-1] > numbers[-2]  # right of the test digits
+
+    page.click("#first button >> nth=0")
+    page.click("#keep")
+    assert "to test with" in page.inner_text("#told")
+    assert page.locator("#cells button").count() == 3
+
+
+def test_other_files_are_refused(visit, write, tmp_path):
+    page = visit(write()[0])
+    for name, size, colour, complaint in (
+        ("wide.png", (281, 28), "black", "281 x 28 pixels"),
+        ("torn.png", (280, 30), "black", "280 x 30 pixels"),
+        ("long.png", (280, 28 * 201), "black", "at most 200 rows"),
+        ("red.png", (280, 28), "red", "colours"),
+        ("glass.png", (280, 28), "#ffffff80", "transparent"),
+        ("other.gif", (280, 28), "black", "no PNG"),
+        ("text.png", None, None, "damaged"),
+    ):
+        (tmp_path / name).write_text("no picture")
+        if size:
+            Image.new("RGBA", size, colour).save(tmp_path / name)
+        page.set_input_files("#open", tmp_path / name)
+        shelf = playwright.expect(page.locator("#shelf"))
+        shelf.to_have_text(re.compile(f"{name} is not opened: .*{complaint}"))
+
+
+def test_leaving_with_unsaved_examples_asks_first(browser, write):
+    path, _ = write()
+    for saved in (True, False):
+        page, asked = browser.new_page(), []
+        page.on("dialog", lambda dialog, to=asked: to.append(1) or dialog.accept())
+        page.goto(path.as_uri())
+        keep(page, 4, 4)
+        if saved:
+            save(page)
+        page.goto("about:blank")
+        assert bool(asked) != saved
+        page.close()
+
 
 # Texts that stick out of what holds them, and texts paler than WCAG AA allows.
 FAULTS = """() => {
@@ -420,8 +565,8 @@ FAULTS = """() => {
         const range = document.createRange();
         range.selectNodeContents(node);
         const text = range.getBoundingClientRect();
-        if (!text.width || holder.closest("select")) continue;
-        const box = holder.closest("button, section, header").getBoundingClientRect();
+        if (!text.width || holder.closest("select, .unseen")) continue;
+        const box = holder.closest("button, section, body").getBoundingClientRect();
         if (text.left < box.left || text.right > box.right || text.right > innerWidth
             || text.top < box.top - 1 || text.bottom > box.bottom + 1) {
             faults.push(`sticks out: ${node.textContent}`);
@@ -442,49 +587,66 @@ def test_nothing_is_clipped_or_pale(visit, write, width, scheme):
     page = visit(write(1000)[0], width, color_scheme=scheme)
     assert page.evaluate(FAULTS) == []
     page.click("#mistakes button >> nth=0")
+    page.click("#teach")
     assert page.evaluate(FAULTS) == []
     page.click(".neuron >> nth=127")
     assert page.evaluate(FAULTS) == []
     page.click("#digits button >> nth=9")
     page.select_option("#rival", "4")
     assert page.evaluate(FAULTS) == []
-
-
-# ------------------------------------------------------------------------------
-# It is one small, harmless file
-# ------------------------------------------------------------------------------
-
-
-def test_it_is_small(write):
-    assert write()[0].stat().st_size <= 1e6
+    if width == 400:
+        page.evaluate("document.documentElement.style.fontSize = '200%'")
+        assert "scrolls sideways" not in page.evaluate(FAULTS)
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["</script><script>alert(1)</script>", "<!--<script>", "@@DATA@@ \u2028'\"&"],
+    "width, height", [(390, 660), (683, 640), (844, 340), (1024, 640), (1200, 800)]
 )
-def test_no_name_breaks_out(visit, write, name):
-    file_name = name.replace("/", "") + ".html"
-    path, _ = write(name=file_name, dataset=name)
-    page = visit(path)
-    assert name.replace("\u2028", "") in page.text_content("#about").replace(
-        "\u2028", ""
-    )
-    assert page.locator("script").count() == 2
-    draw_digit(page, 7)
-    assert page.inner_text("#prediction") != "Nothing yet"
+def test_the_answer_is_in_view_while_one_draws(visit, write, width, height):
+    page = visit(write()[0], width, height)
+    for part in ("#draw", "#prediction", "#digits"):
+        box = page.locator(part).bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= height, part
 
 
-def test_it_allows_no_request(visit, write):
-    page = visit(write()[0])
+def test_bars_stay_visible_in_high_contrast_and_in_print(visit, write):
+    page = visit(write()[0], color_scheme="dark")
+    page.click("#first button >> nth=0")
+
+    def style(part, name):
+        return page.locator(part).evaluate(f"node => getComputedStyle(node).{name}")
+
+    page.emulate_media(forced_colors="active")
+    assert style(".best i", "backgroundColor") != style(".answer", "backgroundColor")
+    assert style(".best b", "borderTopStyle") == "solid"
+    page.emulate_media(media="print", forced_colors="none")
+    assert style("body", "backgroundColor") == "rgb(255, 255, 255)"
+    assert style(".best i", "printColorAdjust") == "exact"
+
+
+@pytest.mark.parametrize("name", ["</script><script>alert()</script>", "@@DATA@@ '\"&"])
+def test_it_allows_no_request_and_no_name_breaks_out(visit, write, name):
+    page = visit(write(dataset=name)[0])
+    assert name in page.text_content("#about")
+    assert page.locator("script").count() == 8  # seven parts, and the data
     policy = page.get_attribute("meta[http-equiv]", "content")
     assert policy.startswith("default-src 'none';")
     assert "unsafe" not in policy
 
 
-def test_other_layers_are_refused(write):
-    with pytest.raises(UserError, match="fc1 and fc2"):
-        write(model=torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)))
+@pytest.mark.real_mnist
+def test_it_is_small_and_names_the_authors_of_its_digits(lessons_on_mnist):
+    page = lessons_on_mnist.folder / "my_network.html"
+    assert page.stat().st_size <= 1e6
+    assert "Yann LeCun" in page.read_text(encoding="utf-8")
+
+
+def test_without_javascript_it_says_what_it_needs(browser, write):
+    page = browser.new_page(java_script_enabled=False)
+    page.goto(write()[0].as_uri())
+    assert "needs JavaScript" in page.inner_text("#proof")
+    assert not page.is_visible("#draw")
+    page.close()
 
 
 def test_a_page_that_cannot_be_written_is_explained(write, tmp_path):
@@ -493,21 +655,17 @@ def test_a_page_that_cannot_be_written_is_explained(write, tmp_path):
         write()
 
 
-# ------------------------------------------------------------------------------
-# The README's picture
-# ------------------------------------------------------------------------------
-
-
 def draw_picture(weights_path, picture_path):
     lesson = load_script("04_load_model.py")
     model = lesson.load_model(weights_path, 128, "cpu")
-    test_set = dl_utils.load_mnist_data()[2].dataset
+    train_loader, _, test_loader = dl_utils.load_mnist_data()
     page_path = Path(picture_path).resolve().with_suffix(".html")
-    write_network_page(page_path, model, *test_set.tensors, test_set.name)
+    sets = (train_loader.dataset, test_loader.dataset)
+    write_network_page(page_path, model, (model.fc1, model.fc2), *sets)
     with contextlib.contextmanager(browser.__wrapped__)() as chromium:
         page = chromium.new_page(viewport={"width": 1200, "height": 1000})
         page.goto(page_path.as_uri())
-        draw(page, strokes_of(styles_of(4)[0]))
+        draw_digit(page, 4)
         page.select_option("#rival", "9")
         page.mouse.move(0, 0)
         page.screenshot(path=picture_path, full_page=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from backstage.own.examples import read_own_examples
+from backstage.own.examples import read_own, read_own_examples
 from backstage.sound import to_image
 from backstage.terminal import UserError
 from conftest import run_main, training_runs
@@ -141,6 +141,15 @@ def test_what_is_no_sheet_is_one_line(tmp_path, content, words):
         read_own_examples(str(path), DataSet())
 
 
+def test_a_file_of_many_is_sent_to_lesson_3(sheet, voice):
+    many = sheet({(row, digit): 255 for row in range(3) for digit in range(10)})
+    with pytest.raises(UserError, match=rf"03_train_mnist.py --own {re.escape(many)}"):
+        read_own(many, "", {})
+    many = voice({3: 400, 14: 900})
+    with pytest.raises(UserError, match=rf"03_train_mnist.py --own {re.escape(many)}"):
+        read_own("", many, {"dataset": "spoken"})
+
+
 def test_faults_of_the_contents_are_one_line(sheet, voice, tmp_path):
     with pytest.raises(UserError, match="holds no example"):
         read_own_examples(sheet({}), DataSet())
@@ -178,7 +187,7 @@ def test_own_examples_are_taught_and_measured_apart(train, sheet, tmp_path):
     flags = ("--own", sheet(cells, rows=6), "--wrong-labels", 1, "--epochs", 30)
     run = train(*flags)
     assert (run.returncode, run.stderr) == (0, "")
-    assert "12 of your own: 2 are kept back, the rest join in\n" in run.stdout
+    assert "12 of your own: 2 kept back, the rest join in\n" in run.stdout
     found = re.search(
         r"^Own examples kept back: \d of 2 right before, (\d) of 2 after$",
         run.stdout,
@@ -190,6 +199,8 @@ def test_own_examples_are_taught_and_measured_apart(train, sheet, tmp_path):
     (row,) = training_runs(tmp_path)
     assert row["train_samples"] == "300"
     assert row["own"].endswith("my_digits.png (12)")
+    # 300, and ten repeated 30 times.
+    assert "10 batches of 64 per epoch" in run.stdout
 
 
 def test_without_any_kept_back_nothing_is_measured(train, sheet):

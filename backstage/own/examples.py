@@ -7,6 +7,7 @@ second holds a word; second i is the digit i % 10.
 """
 
 import wave
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -53,7 +54,16 @@ def read_own(
             f"the network was trained on {trained_on}, and for this it must know "
             f"{needed}: run 03_train_mnist.py --dataset {flag} first"
         )
-    image = read_own_sound(sound_path) if sound_path else read_own_digit(image_path)
+    path = sound_path or image_path
+    try:
+        image = read_own_sound(path) if sound_path else read_own_digit(path)
+    except UserError:
+        if _holds_many(path, _read_voice if sound_path else _read_sheet):
+            raise UserError(
+                f"{path} holds many examples, to train with: python 03_train_mnist.py "
+                f"--own {path}"
+            ) from None
+        raise
     print_image(image)
     return image, class_names(trained_on, own=bool(run.get("own")))
 
@@ -100,6 +110,13 @@ def read_own_examples(
         train_set.classes.append("you")
         labels.fill_(len(train_set.classes) - 1)
     return torch.stack(images), labels, torch.tensor(kept)
+
+
+def _holds_many(path: str, read: Callable[[str], list]) -> bool:
+    try:
+        return bool(read(path))
+    except UserError:
+        return False
 
 
 def read_own_words(path: str) -> list[Recording]:
