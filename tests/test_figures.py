@@ -5,8 +5,10 @@ differ from the measured one by a point, because other machines round differentl
 by more only where a comment says why.
 """
 
+import contextlib
 import copy
 import functools
+import io
 import itertools
 import re
 import shlex
@@ -20,6 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import backstage.data.datasets
 import dl_utils
+import drawings
 from backstage.data import spoken_digits
 from backstage.sound import to_image
 from conftest import (
@@ -31,7 +34,15 @@ from conftest import (
     run_python,
     training_runs,
 )
-from documents import CONCEPTS, GUIDE, blocks, commands, section, stated
+from documents import (
+    CONCEPTS,
+    GUIDE,
+    blocks,
+    commands,
+    section,
+    speaking_blocks,
+    stated,
+)
 from make_images import VERDICTS
 
 pytestmark = pytest.mark.real_mnist
@@ -686,3 +697,89 @@ def test_what_a_few_recordings_of_a_new_voice_bring(row, each, old, a_new_voice)
     (expected,) = stated(GUIDE, row + " {}% | {}% |")
     # One seed; the table has means of three.
     assert a_new_voice(each, old) == pytest.approx(expected, abs=3)
+
+
+# ------------------------------------------------------------------------------
+# Lesson 6, with one seed; what it prints as it stands is in test_speak.py
+# ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def lesson_6(recordings, tmp_path_factory):
+    """Return a function that runs blocks and lines, and gives the figures printed."""
+    folder = tmp_path_factory.mktemp("lesson_6")
+    drawings.train_judges(folder)
+
+    def run(names, *sources):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            drawings.run_lesson_6(folder, names, sources)
+        found = re.findall(
+            r": digit heard in (\d+)%, voice in (\d+)%", printed.getvalue()
+        )
+        return [[int(figure) for figure in pair] for pair in found]
+
+    return run
+
+
+FIRST = speaking_blocks()[0][:7]
+
+
+def test_the_median_is_sharper_than_the_mean_and_contrast_helps(lesson_6):
+    ((l1, mse),) = stated(
+        GUIDE, "`contrast=1`, {}% of the digits are heard, with MSE {}%"
+    )
+    digits = {}
+    for loss in ("MSELoss", "L1Loss"):
+        names = {}
+        ((digits[loss, 1.2], _),) = lesson_6(
+            names, *[block.replace("MSELoss", loss) for block in FIRST]
+        )
+        names["speak"] = functools.partial(names["speak"], contrast=1)
+        ((digits[loss, 1], _),) = lesson_6(names, "listen('dull', words)")
+    assert digits["MSELoss", 1] == pytest.approx(mse, abs=5)
+    assert digits["L1Loss", 1] == pytest.approx(l1, abs=5)
+    assert digits["MSELoss", 1.2] >= digits["MSELoss", 1]
+
+
+def test_ten_other_pairs_that_were_never_heard(lesson_6):
+    ((low, high, voice_low, voice_high),) = stated(
+        GUIDE, "(`(digit + 3) % 6`), in {} to {}% and {} to {}%"
+    )
+    first, step = FIRST, speaking_blocks()[0][7]
+    *_, (digit, voice) = lesson_6(
+        {}, *first, step.replace("digit % 6", "(digit + 3) % 6")
+    )
+    assert low - 10 <= digit <= high
+    assert voice_low - 10 <= voice <= voice_high
+
+
+# The newcomer's recordings, and what is asked: the rows of the guide's table.
+TEN = ("| ten, one per digit, repeated | ten digits |", "often * newcomer", "clone")
+ONCE = ("| the same ten, not repeated | ten digits |", "newcomer", "clone")
+FIFTEEN = (
+    "| fifteen, of 1, 4 and 8 only, repeated | the seven it never said |",
+    "27 * [r for r in recordings if r.voice == name and r.index < 15"
+    " and r.digit in (1, 4, 8)]",
+    "[word for word in clone if word[0] not in (1, 4, 8)]",
+)
+
+
+@pytest.mark.parametrize("voice", ["george", "lucas"])
+def test_a_clone_is_heard_as_the_table_says(voice, lesson_6):
+    names = {}
+    cloning = speaking_blocks()[0][8].replace('"theo"', f'"{voice}"')
+    lesson_6(names, *FIRST, cloning)
+    for row, recordings, words in (TEN, ONCE, FIFTEEN):
+        low, high, voice_low, voice_high = stated(
+            GUIDE, row + " {} to {}% | {} to {}% |"
+        )[0]
+        ((digit, same_voice),) = lesson_6(
+            names,
+            "model = deepcopy(before)",
+            f"train(model, make_loader(others + {recordings}), epochs=8)",
+            f"listen('clone', {words})",
+        )
+        one_word = 15 if row == FIFTEEN[0] else 10
+        assert low - one_word <= digit <= high
+        assert voice_low - one_word <= same_voice <= voice_high

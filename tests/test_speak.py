@@ -50,7 +50,7 @@ def tone(hertz, seconds):
 
 
 def test_the_blocks_are_the_whole_script():
-    assert "\n".join(PARTS) == WHOLE
+    assert lines(PARTS) == lines([WHOLE])  # but for empty ones
     assert WHOLE.isascii()
     assert max(map(len, WHOLE.splitlines())) <= 88
     assert len(lines(PARTS[:FIRST])) <= 70
@@ -64,7 +64,9 @@ def test_the_five_steps_are_those_of_lesson_3():
     for number, (code, *name) in enumerate(steps, start=1):
         for here, there in names.items():
             code = re.sub(rf"\b{here}\b", there, code)
-        found = re.search(rf"# Step {number}, (\w+): .*?\n +([^#\s].*)\n", lesson, re.S)
+        found = re.search(
+            rf"# Step {number}, (\w+): [^\0]*?\n +([^#\s].*?)(  #.*)?\n", lesson
+        )
         assert name == [str(number), found[1]]
         assert code == found[2]
     assert len(steps) == 5
@@ -102,7 +104,8 @@ def test_a_sound_becomes_a_spectrogram_and_comes_back():
 
 
 def test_a_network_that_knows_nothing_yet_makes_some_sound():
-    assert len(from_spectrogram(torch.randn(FINE_ROWS, FINE_COLUMNS), -3.0)) == 832
+    sound = from_spectrogram(torch.randn(FINE_ROWS, FINE_COLUMNS), -3.0)
+    assert len(sound) / SAMPLE_RATE == pytest.approx(0.1, abs=0.005)
 
 
 def test_silence_is_no_word():
@@ -231,7 +234,7 @@ def test_your_own_voice_is_cloned(judges, real_fsdd_dir, tmp_path):
     recordings = [r for r in read_recordings(real_fsdd_dir) if r[1:3] == ("theo", 0)]
     words = [(r.digit, r.samples) for r in recordings]
     write_my_voice(tmp_path / "my_voice.wav", words)
-    quick = re.sub(r"epochs=\d+\)", "epochs=1)", WHOLE)
+    quick = re.sub(r"epochs=\d+\)", "epochs=1)", WHOLE).replace(">= 10", ">= 48")
     _, figures = speak(quick, tmp_path, judges, real_fsdd_dir)
     assert {"you, cloned", "you, learned alone"} <= figures.keys()
     assert (tmp_path / "spoken_words" / "clone_9_you.wav").is_file()
