@@ -13,10 +13,8 @@ from backstage.data.datasets import load_recordings
 from backstage.own.examples import read_own_examples
 from backstage.page.writer import write_network_page
 from backstage.sound import resample, to_image, trim_silence
-from conftest import FSDD_ARCHIVE, REAL_DATA_DIR, load_script
-from test_network_page import FAULTS, browser, find_chromium, playwright, visit
-
-__all__ = ["browser", "visit"]  # fixtures
+from conftest import FSDD_ARCHIVE, REAL_DATA_DIR, find_chromium, load_script
+from test_network_page import FAULTS, playwright
 
 pytestmark = pytest.mark.skipif(
     not (REAL_DATA_DIR / "FSDD" / FSDD_ARCHIVE).exists(), reason="no recordings"

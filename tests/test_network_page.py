@@ -30,31 +30,10 @@ playwright = pytest.importorskip(
 )
 
 playwright.expect.set_options(timeout=60_000)  # ms: the machine may be busy
-SYSTEM_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
 
 # ------------------------------------------------------------------------------
 # Networks, pages, and hands
 # ------------------------------------------------------------------------------
-
-
-def find_chromium(chromium):
-    own = chromium.executable_path
-    found = [own if Path(own).exists() else None, *map(shutil.which, SYSTEM_BROWSERS)]
-    if not any(found):
-        pytest.skip("no Chromium: playwright install chromium")
-    return next(filter(None, found))
-
-
-@pytest.fixture(scope="session")
-def browser():
-    with playwright.sync_playwright() as session:
-        browser = session.chromium.launch(
-            executable_path=find_chromium(session.chromium),
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")
@@ -86,33 +65,6 @@ def write(lesson, tmp_path):
         return path, model
 
     return write
-
-
-@pytest.fixture
-def visit(browser):
-    """Open a page from its file, offline; at the end, nothing must have gone wrong."""
-    with contextlib.ExitStack() as visits:
-
-        def visit(path, width=1200, height=800, **options):
-            size = {"width": width, "height": height}
-            context = browser.new_context(viewport=size, **options)
-            visits.callback(context.close)
-            context.set_offline(True)
-            page = context.new_page()
-            said, asked = [], []
-            page.on("console", lambda message: said.append(message.text))
-            page.on("pageerror", lambda error: said.append(str(error)))
-            page.on("request", lambda request: asked.append(request.url))
-            page.goto(path.as_uri())
-            page.wait_for_selector("main:not([hidden])")
-            pages.append((path, said, asked))
-            return page
-
-        pages = []
-        yield visit
-    for path, said, asked in pages:
-        assert said == []
-        assert [url for url in asked if not url.startswith("blob:")] == [path.as_uri()]
 
 
 def strokes_of(style):
