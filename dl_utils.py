@@ -70,8 +70,7 @@ def get_device() -> str:
 # ------------------------------------------------------------------------------
 
 # Of all training pixels on the scale 0 to 1; 02_load_mnist.py computes them.
-MNIST_MEAN = 0.1307
-MNIST_STD = 0.3081
+MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 
 # Without gradients, larger batches fit into memory: faster, with the same result.
 EVALUATION_BATCH_SIZE = 1000

@@ -253,10 +253,14 @@ def test_voices_have_names_and_kept_words_a_digit(
     listening(page, "it uses")
     page.select_option("#said", "7")
     page.click("#keep")
-    page.click("#teach-all")
-    shelf = playwright.expect(page.locator("#shelf"))
-    shelf.to_contain_text("0 were right, now 1", timeout=60_000)
+    for _ in range(5):  # which old examples come with it is chance
+        page.click("#teach-all")
+        shelf = playwright.expect(page.locator("#shelf"))
+        shelf.to_contain_text(re.compile(r"Of 1 kept ones \d were right, now \d"))
+        if page.inner_text("#prediction").startswith("you ("):
+            break
     assert page.inner_text("#prediction").startswith("you (")
+    assert "now 1" in page.inner_text("#shelf")
 
 
 @pytest.mark.parametrize("name", ["spoken", "speakers", "new-voices"])

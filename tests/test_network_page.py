@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+import conftest
 import dl_utils
 from backstage.data.batches import ImageDataset
 from backstage.data.synthetic_digits import STYLES, _read_style, make_digits
@@ -614,7 +615,7 @@ def draw_picture(weights_path, picture_path):
     page_path = Path(picture_path).resolve().with_suffix(".html")
     sets = (train_loader.dataset, test_loader.dataset)
     write_network_page(page_path, model, (model.fc1, model.fc2), *sets)
-    with contextlib.contextmanager(browser.__wrapped__)() as chromium:
+    with contextlib.contextmanager(conftest.browser.__wrapped__)() as chromium:
         page = chromium.new_page(viewport={"width": 1200, "height": 1000})
         page.goto(page_path.as_uri())
         draw_digit(page, 4)
