@@ -75,8 +75,10 @@ def record_run(
         record: column name -> value.
         model_path: the file of weights that the run wrote, so that find_run can tell.
 
+    A file that cannot be written is reported, and the lesson goes on.
+
     Raises:
-        UserError: the file cannot be read or written.
+        UserError: the file cannot be read, or is no table.
     """
     weights = fingerprint(model_path) if model_path else ""
     run = {name: str(value) for name, value in (record | {"weights": weights}).items()}

@@ -650,10 +650,11 @@ def a_new_voice(recordings):
         )
 
     def train(model, chosen):
+        train_loader = loader(chosen)  # one for all epochs: each has another order
         optimizer = torch.optim.Adam(model.parameters(), lr=script.LEARNING_RATE)
         for _ in range(script.EPOCHS):
             script.train_epoch(
-                model, loader(chosen), nn.CrossEntropyLoss(), optimizer, "cpu"
+                model, train_loader, nn.CrossEntropyLoss(), optimizer, "cpu"
             )
 
     @functools.cache

@@ -150,6 +150,17 @@ def test_a_file_of_many_is_sent_to_lesson_3(sheet, voice):
         read_own("", many, {"dataset": "spoken"})
 
 
+@pytest.mark.parametrize(
+    "start", [b"\0\0\0\x1cftypM4A ", b"RIFF\x1a\0\0\0WEBP", b"half"]
+)
+@pytest.mark.parametrize("name", ["MNIST", "spoken"])
+def test_a_file_of_another_kind_is_not_taken_for_what_it_is_not(tmp_path, start, name):
+    (tmp_path / "mine").write_bytes(start + b"and so on")
+    with pytest.raises(UserError, match=r"is no picture|cannot be read") as error:
+        read_own_examples(str(tmp_path / "mine"), DataSet(name))
+    assert "holds" not in str(error.value)
+
+
 def test_faults_of_the_contents_are_one_line(sheet, voice, tmp_path):
     with pytest.raises(UserError, match="holds no example"):
         read_own_examples(sheet({}), DataSet())

@@ -88,14 +88,17 @@ def read_own_examples(
     """
     check_can_read(path, MADE)
     with open(path, "rb") as file:
-        is_sound = file.read(4) == b"RIFF"
-    if is_sound != (train_set.name in RECORDINGS):
+        start = file.read(12)
+    hears = train_set.name in RECORDINGS
+    is_sound = start[:4] == b"RIFF" and start[8:] == b"WAVE"
+    is_picture = start[:4] == b"\x89PNG"
+    if is_picture if hears else is_sound:
         holds, flag = ("a voice", "spoken") if is_sound else ("pictures", "auto")
         raise UserError(
             f"{path} holds {holds}, and {train_set.title} are something else: use "
             f"--dataset {flag}"
         )
-    cells = _read_voice(path) if is_sound else _read_sheet(path)
+    cells = _read_voice(path) if hears else _read_sheet(path)
     images, digits, kept = [], [], []
     for position, image in enumerate(cells):
         if image is not None:
