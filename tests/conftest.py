@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 import backstage.data.datasets  # noqa: E402
 import backstage.data.mnist  # noqa: E402
-from dl_utils import run_script  # noqa: E402
+import dl_utils  # noqa: E402
 
 # Where the tests look for real data. The tests themselves work on folders of their
 # own, so this is read before any test changes it.
@@ -140,7 +140,7 @@ def run_main(script, *flags, cwd, data_dir):
         patch.setattr(backstage.data.datasets, "DATA_DIR", Path(data_dir))
         patch.setitem(sys.modules, module.__name__, module)  # for pickle
         try:
-            run_script(module.main)
+            dl_utils.run_script(module.main)
         except SystemExit as stop:
             code = stop.code or 0
     if isinstance(code, str):  # Python prints it and ends with 1
@@ -242,6 +242,23 @@ def synthetic_dir(tmp_path_factory):
 def synthetic(synthetic_dir, monkeypatch):
     """Let the lessons find the synthetic digits."""
     monkeypatch.setattr(backstage.data.datasets, "DATA_DIR", synthetic_dir)
+
+
+@pytest.fixture(scope="session")
+def synthetic_network(synthetic_dir, train_script):
+    """The network of lesson 3, trained on synthetic digits with its defaults."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backstage.data.datasets, "DATA_DIR", synthetic_dir)
+        train_loader, *_ = dl_utils.load_mnist_data(dataset="synthetic")
+    torch.manual_seed(0)
+    model = train_script.SimpleNN()
+    learning_rate = train_script.LEARNING_RATE
+    optimizer = torch.optim.Adam(model.parameters(), learning_rate, fused=True)
+    for _ in range(train_script.EPOCHS):
+        train_script.train_epoch(
+            model, train_loader, torch.nn.CrossEntropyLoss(), optimizer, "cpu"
+        )
+    return model
 
 
 def real_mnist_files():
