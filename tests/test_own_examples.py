@@ -13,7 +13,7 @@ from backstage.own.examples import read_own, read_own_examples
 from backstage.sound import to_image
 from backstage.terminal import UserError
 from conftest import load_script, run_main, training_runs
-from dl_utils import normalize
+from dl_utils import evaluate_model, normalize
 
 QUICK = ("--dataset", "synthetic", "--train-samples", 300, "--epochs", 1)
 
@@ -25,17 +25,13 @@ def data_set(name="MNIST"):
 
 @pytest.fixture
 def sheet(tmp_path):
-    """Return a function that saves cells, {(row, digit): ink}, as my_digits.png.
+    """Return a function that saves cells, {(row, digit): (ink, mark)}, as a sheet."""
 
-    A cell's mark tells from which digit it is, or from which looks_like names instead.
-    """
-
-    def save(cells, rows=3, mode="RGBA", looks_like=()):
+    def save(cells, rows=3, mode="RGBA"):
         pixels = np.zeros((28 * rows, 280), np.uint8)
-        for (row, digit), ink in cells.items():
-            mark = dict(looks_like).get((row, digit), digit)
-            top, left = 28 * row + 9 + mark, 28 * digit + 5
-            pixels[top, left : left + 4] = ink
+        for (row, digit), (ink, mark) in cells.items():
+            left = 28 * digit + 5
+            pixels[28 * row + 9 + mark, left : left + 4] = ink
         Image.fromarray(pixels).convert(mode).save(tmp_path / "my_digits.png")
         return str(tmp_path / "my_digits.png")
 
@@ -44,7 +40,7 @@ def sheet(tmp_path):
 
 @pytest.fixture
 def voice(tmp_path):
-    """Return a function that saves seconds of sound as my_voice.wav."""
+    """Return a function that saves seconds of sound, {second: pitch}, as a file."""
 
     def save(words, seconds=20, rate=8_000, channels=1, lost=0):
         samples = np.zeros(seconds * 8_000, "<i2")
@@ -61,14 +57,9 @@ def voice(tmp_path):
     return save
 
 
-# ------------------------------------------------------------------------------
-# The files
-# ------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("mode", ["RGBA", "L"])
 def test_the_column_is_the_digit_and_faint_cells_are_empty(sheet, mode):
-    cells = {(0, 7): 200, (1, 1): 64, (2, 0): 65, (199, 3): 255}
+    cells = {(0, 7): (200, 7), (1, 1): (64, 1), (2, 0): (65, 0), (199, 3): (255, 3)}
     path = sheet(cells, rows=200, mode=mode)
     images, labels, _ = read_own_examples(path, data_set())
     expected = torch.zeros(3, 28, 28, dtype=torch.uint8)
@@ -95,7 +86,7 @@ def test_the_second_is_the_digit_and_is_not_trimmed_again(voice):
 def test_of_each_digit_the_2nd_and_7th_are_kept_back(sheet):
     # The last ones come later, and move none of the others.
     cells = [(row, 4) for row in range(8)] + [(0, 2), (5, 2), (7, 2), (7, 9)]
-    path = sheet(dict.fromkeys(cells, 255), rows=8)
+    path = sheet(dict.fromkeys(cells, (255, 0)), rows=8)
     _, labels, kept = read_own_examples(path, data_set())
     assert kept[labels == 4].tolist() == [i in (1, 6) for i in range(8)]
     assert kept[labels == 2].tolist() == [False, True, False]
@@ -111,20 +102,14 @@ def complaint(path, name="MNIST"):
 
 def test_a_file_for_another_use_is_sent_there(tmp_path, sheet, voice):
     path = tmp_path / "my_digit.png"
-    for size in ((280, 27), (279, 28), (280, 28 * 201), (280, 0)):
-        Image.new("L", (size[0], max(1, size[1])), 255).save(path)
+    for size in ((280, 27), (279, 28), (280, 28 * 201)):
+        Image.new("L", size, 255).save(path)
         assert f"04_load_model.py --image {path}" in complaint(path)
-    for options in (
-        {"seconds": 15},
-        {"seconds": 0},
-        {"seconds": 2010},
-        {"rate": 16_000},
-        {"channels": 2},
-        {"lost": 2},
-    ):
+    kinds = ({"rate": 16_000}, {"channels": 2}, {"lost": 2})
+    for options in (*({"seconds": n} for n in (0, 15, 2010)), *kinds):
         path = voice({}, **options)
         assert f"04_load_model.py --sound {path}" in complaint(path, "spoken")
-    many = sheet({(row, digit): 255 for row in range(3) for digit in range(10)})
+    many = sheet({(row, digit): (255, 0) for row in range(3) for digit in range(10)})
     with pytest.raises(UserError, match=rf"03_train_mnist.py --own {re.escape(many)}"):
         read_own(many, "", {})
     many = voice({3: 400, 14: 900})
@@ -133,27 +118,23 @@ def test_a_file_for_another_use_is_sent_there(tmp_path, sheet, voice):
 
 
 def test_faults_of_the_contents_are_one_line(sheet, voice, tmp_path):
-    red, other = tmp_path / "red.png", tmp_path / "mine"
-    Image.new("RGB", (280, 28), "red").save(red)
     assert "holds no example" in complaint(sheet({}))
-    assert "holds pictures" in (said := complaint(sheet({(0, 0): 255}), "spoken"))
-    assert "--dataset auto" in said
+    picture = complaint(sheet({(0, 0): (255, 0)}), "spoken")
+    assert "holds pictures" in picture and "--dataset auto" in picture
     assert "holds no example" in complaint(voice({}), "spoken")
-    assert "holds a voice" in (said := complaint(voice({0: 400})))
-    assert "--dataset spoken" in said
+    sound = complaint(voice({0: 400}))
+    assert "holds a voice" in sound and "--dataset spoken" in sound
     assert "there is no file" in complaint(tmp_path / "nothing.png")
-    assert "has colours" in complaint(red)
+    other = tmp_path / "mine.png"
+    Image.new("RGB", (280, 28), "red").save(other)
+    assert "has colours" in complaint(other)
     # A file is called only what it is.
-    for start in (b"\0\0\0\x1cftypM4A ", b"RIFF\x1a\0\0\0WEBP", b"\x89PNG", b""):
-        other.write_bytes(start + b"and so on" if start else start)
-        assert re.search("is no picture|cannot be read", complaint(other))
-        if start != b"\x89PNG":
-            assert "cannot be read" in complaint(other, "speakers")
-
-
-# ------------------------------------------------------------------------------
-# In training
-# ------------------------------------------------------------------------------
+    for start in (b"\0\0\0\x1cftypM4A ", b"RIFF\x1a\0\0\0WEBP", b""):
+        other.write_bytes(start)
+        assert "is no picture" in complaint(other)
+        assert "cannot be read" in complaint(other, "speakers")
+    other.write_bytes(b"\x89PNG\r\n\x1a\n" + b"half")
+    assert re.search("no picture|cannot be read", complaint(other))
 
 
 @pytest.fixture
@@ -174,29 +155,39 @@ def test_own_examples_are_taught_and_measured_apart(
     # Marks that no digit has, so that only who is taught them knows them; and the 3s
     # that are kept back bear the mark of an 8.
     cells = [(row, 3) for row in range(7)] + [(row, 8) for row in range(6)]
-    odd = {(1, 3): 8, (6, 3): 8}
-    path = sheet(dict.fromkeys(cells, 255), rows=7, looks_like=odd)
+    cells = {cell: (255, cell[1]) for cell in cells} | {
+        (1, 3): (255, 8),
+        (6, 3): (255, 8),
+    }
+    path = sheet(cells, rows=7)
     images, labels, kept = read_own_examples(path, data_set())
     # It begins with a network that always says 3.
     model = train_script.SimpleNN()
     torch.nn.init.zeros_(model.fc2.weight)
     model.fc2.bias.data = torch.eye(10)[3]
     torch.save(model.state_dict(), tmp_path / "says_3.pth")
-    seen = {}
+    trained, evaluated = [], []
 
-    def watched_train(model, train_loader, val_loader, *others):
-        seen["train"], seen["val"] = train_loader.dataset.tensors, val_loader.dataset
-        return train_script.train(model, train_loader, val_loader, *others)
+    def watched_train(model, train_loader, *others):
+        trained.append(train_loader.dataset.tensors)
+        return train_script.train(model, train_loader, *others)
 
+    def watched_evaluate(model, loader, device):
+        evaluated.append(loader.dataset.tensors[0])
+        return evaluate_model(model, loader, device)
+
+    watched = {"train": watched_train, "evaluate_model": watched_evaluate}
     flags = ("--own", path, "--wrong-labels", 1, "--start-from", "says_3.pth")
-    run = train(*flags, "--epochs", 12, "--learning-rate", 0.005, train=watched_train)
+    run = train(*flags, "--epochs", 12, "--learning-rate", 0.005, **watched)
     assert (run.returncode, run.stderr) == (0, "")
     # All labels of the data set are spoiled and none of these, which come as often as
-    # others; those that are kept back are nowhere.
-    own_images, own_labels = (tensor[300:] for tensor in seen["train"])
+    # others; those that are kept back are nowhere, but for the two measurements.
+    own_images, own_labels = (tensor[300:] for tensor in trained[0])
     assert own_images.equal(normalize(images[~kept]).repeat(30, 1, 1, 1))
     assert own_labels.equal(labels[~kept].repeat(30))
-    assert len(seen["val"]) == 5000
+    val, own, test, own_again = evaluated
+    assert own.equal(normalize(images[kept])) and own_again.equal(own)
+    assert (len(val), len(test)) == (5_000, 10_000)
     assert "13 of your own: 3 kept back, the rest join in\n10 batches" in run.stdout
     assert (
         "Own examples kept back: 2 of 3 right before, 1 of 3 after\n"
@@ -205,11 +196,9 @@ def test_own_examples_are_taught_and_measured_apart(
     (row,) = training_runs(tmp_path)
     assert (row["train_samples"], row["own"]) == ("300", f"{path} (13)")
 
-
-def test_without_any_kept_back_nothing_is_measured(train, sheet):
-    run = train("--own", sheet({(0, 1): 255}))
+    run = train("--own", sheet({(0, 1): (255, 0)}))
     assert (run.returncode, run.stderr) == (0, "")
-    assert "kept back:" not in run.stdout
+    assert "kept back:" not in run.stdout  # without any, nothing is measured
 
 
 def test_training_goes_on_from_saved_weights(train, tmp_path):
@@ -224,7 +213,7 @@ def test_training_goes_on_from_saved_weights(train, tmp_path):
     assert "STILL IMPROVING" not in second.stdout
     third = train(*go_on, "--wrong-labels", 1, "--epochs", 6, "--learning-rate", 0.003)
     assert "SEVERE OVERFITTING" in third.stdout
-    assert "before training)" in third.stdout
+    assert f"(best: {accuracy[-1]}% before training)" in " ".join(third.stdout.split())
     rows = training_runs(tmp_path)
     assert rows[1]["start_from"] == rows[0]["weights"] != rows[1]["weights"]
     wrong = train(*go_on, "--hidden-size", 64)
