@@ -35,10 +35,6 @@ FSDD_ARCHIVE = "free-spoken-digit-dataset-1.0.10.tar.gz"
 # The five lessons; a sixth script beside them is the learner's own.
 SCRIPTS = sorted(path.name for path in ROOT.glob("0[1-5]_*.py"))
 
-# ------------------------------------------------------------------------------
-# Which tests run, and in which order
-# ------------------------------------------------------------------------------
-
 
 def pytest_addoption(parser):
     parser.addoption(
@@ -94,11 +90,6 @@ def background_runs(request, tmp_path_factory):
         pool.shutdown(cancel_futures=True)
 
 
-# ------------------------------------------------------------------------------
-# Running the scripts
-# ------------------------------------------------------------------------------
-
-
 def load_script(name):
     """Import a script whose name, such as 03_train_mnist, is no Python identifier."""
     path = (ROOT / name).with_suffix(".py")  # an absolute name stays as it is
@@ -119,13 +110,8 @@ class Finished(NamedTuple):
 def run_main(script, *flags, cwd, data_dir):
     """Run a script in this process, which saves the seconds that Python needs to start.
 
-    Args:
-        script: its name, or the module that load_script returned, patched or not.
-        flags: the words of the command line.
-        cwd: the folder to run in.
-        data_dir: the data folder.
-
-    A mistake in the code is raised, where run_python would show a traceback.
+    script: its name, or the module that load_script returned, patched or not. A mistake
+    in the code is raised, where run_python would show a traceback.
     """
     module = script if isinstance(script, ModuleType) else load_script(script)
     output, errors = io.StringIO(), io.StringIO()
@@ -223,11 +209,6 @@ def train_script():
     return load_script("03_train_mnist")
 
 
-# ------------------------------------------------------------------------------
-# Data
-# ------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="session")
 def synthetic_dir(tmp_path_factory):
     """A data folder in which the synthetic digits have been drawn already."""
@@ -252,19 +233,17 @@ def synthetic_network(synthetic_dir, train_script):
         train_loader, *_ = dl_utils.load_mnist_data(dataset="synthetic")
     torch.manual_seed(0)
     model = train_script.SimpleNN()
-    learning_rate = train_script.LEARNING_RATE
-    optimizer = torch.optim.Adam(model.parameters(), learning_rate, fused=True)
+    rate = train_script.LEARNING_RATE
+    optimizer = torch.optim.Adam(model.parameters(), rate, fused=True)
+    criterion = torch.nn.CrossEntropyLoss()
     for _ in range(train_script.EPOCHS):
-        train_script.train_epoch(
-            model, train_loader, torch.nn.CrossEntropyLoss(), optimizer, "cpu"
-        )
+        train_script.train_epoch(model, train_loader, criterion, optimizer, "cpu")
     return model
 
 
 def real_mnist_files():
-    return [
-        REAL_DATA_DIR / "MNIST" / "raw" / name for name in backstage.data.mnist.FILES
-    ]
+    folder = REAL_DATA_DIR / "MNIST" / "raw"
+    return [folder / name for name in backstage.data.mnist.FILES]
 
 
 def has_real_mnist():
@@ -275,9 +254,7 @@ def has_real_mnist():
 def real_mnist_dir():
     """The data folder with real MNIST; skips the test where there is none."""
     if not has_real_mnist():
-        pytest.skip(
-            f"real MNIST is not in {REAL_DATA_DIR}: python 03_train_mnist.py gets it"
-        )
+        pytest.skip(f"no real MNIST in {REAL_DATA_DIR}: 03_train_mnist.py gets it")
     return REAL_DATA_DIR
 
 
@@ -299,26 +276,18 @@ def real_fsdd_dir():
 def tiny_loader():
     """25 random images in batches of 10, 10 and 5."""
     generator = torch.Generator().manual_seed(0)
-    dataset = torch.utils.data.TensorDataset(
-        torch.randn(25, 1, 28, 28, generator=generator),
-        torch.randint(0, 10, (25,), generator=generator),
-    )
+    images = torch.randn(25, 1, 28, 28, generator=generator)
+    labels = torch.randint(0, 10, (25,), generator=generator)
+    dataset = torch.utils.data.TensorDataset(images, labels)
     return torch.utils.data.DataLoader(dataset, batch_size=10)
 
 
-# ------------------------------------------------------------------------------
-# A browser
-# ------------------------------------------------------------------------------
-
-SYSTEM_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
 def find_chromium(chromium):
-    own = chromium.executable_path
-    found = [own if Path(own).exists() else None, *map(shutil.which, SYSTEM_BROWSERS)]
-    if not any(found):
-        pytest.skip("no Chromium: playwright install chromium")
-    return next(filter(None, found))
+    names = (chromium.executable_path, "chromium", "chromium-browser", "google-chrome")
+    found = [path for path in map(shutil.which, names) if path]
+    return (
+        found[0] if found else pytest.skip("no Chromium: playwright install chromium")
+    )
 
 
 @pytest.fixture(scope="session")
@@ -360,11 +329,6 @@ def visit(browser):
     for path, said, asked in pages:
         assert said == []
         assert [url for url in asked if not url.startswith("blob:")] == [path.as_uri()]
-
-
-# ------------------------------------------------------------------------------
-# Results
-# ------------------------------------------------------------------------------
 
 
 class Lessons(NamedTuple):
