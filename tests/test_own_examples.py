@@ -117,6 +117,18 @@ def test_a_file_for_another_use_is_sent_there(tmp_path, sheet, voice):
         read_own("", many, {"dataset": "spoken"})
 
 
+@pytest.mark.parametrize(
+    ("paths", "trained_on", "words"),
+    [
+        (("a.png", ""), "speakers", "trained on speakers, .* images: .* auto first"),
+        (("", "a.wav"), "MNIST", "trained on MNIST, .* recordings: .* spoken first"),
+    ],
+)
+def test_a_network_of_another_kind_is_named(paths, trained_on, words):
+    with pytest.raises(UserError, match=words):
+        read_own(*paths, {"dataset": trained_on})
+
+
 def test_faults_of_the_contents_are_one_line(sheet, voice, tmp_path):
     assert "holds no example" in complaint(sheet({}))
     picture = complaint(sheet({(0, 0): (255, 0)}), "spoken")
