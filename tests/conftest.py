@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 import backstage.data.datasets  # noqa: E402
 import backstage.data.mnist  # noqa: E402
-from dl_utils import run_script  # noqa: E402
+import dl_utils  # noqa: E402
 
 # Where the tests look for real data. The tests themselves work on folders of their
 # own, so this is read before any test changes it.
@@ -35,16 +35,15 @@ FSDD_ARCHIVE = "free-spoken-digit-dataset-1.0.10.tar.gz"
 # The five lessons; a sixth script beside them is the learner's own.
 SCRIPTS = sorted(path.name for path in ROOT.glob("0[1-5]_*.py"))
 
-# ------------------------------------------------------------------------------
-# Which tests run, and in which order
-# ------------------------------------------------------------------------------
-
 
 def pytest_addoption(parser):
     parser.addoption(
         "--figures",
-        action="store_true",
-        help="measure every figure of the documents again (dozens of trainings)",
+        nargs="?",
+        const="one",
+        choices=["one", "all"],
+        help="measure the documents' figures again, with one seed each (minutes) or "
+        "with all three (--figures=all: dozens of trainings)",
     )
 
 
@@ -91,11 +90,6 @@ def background_runs(request, tmp_path_factory):
         pool.shutdown(cancel_futures=True)
 
 
-# ------------------------------------------------------------------------------
-# Running the scripts
-# ------------------------------------------------------------------------------
-
-
 def load_script(name):
     """Import a script whose name, such as 03_train_mnist, is no Python identifier."""
     path = (ROOT / name).with_suffix(".py")  # an absolute name stays as it is
@@ -116,13 +110,8 @@ class Finished(NamedTuple):
 def run_main(script, *flags, cwd, data_dir):
     """Run a script in this process, which saves the seconds that Python needs to start.
 
-    Args:
-        script: its name, or the module that load_script returned, patched or not.
-        flags: the words of the command line.
-        cwd: the folder to run in.
-        data_dir: the data folder.
-
-    A mistake in the code is raised, where run_python would show a traceback.
+    script: its name, or the module that load_script returned, patched or not. A mistake
+    in the code is raised, where run_python would show a traceback.
     """
     module = script if isinstance(script, ModuleType) else load_script(script)
     output, errors = io.StringIO(), io.StringIO()
@@ -137,7 +126,7 @@ def run_main(script, *flags, cwd, data_dir):
         patch.setattr(backstage.data.datasets, "DATA_DIR", Path(data_dir))
         patch.setitem(sys.modules, module.__name__, module)  # for pickle
         try:
-            run_script(module.main)
+            dl_utils.run_script(module.main)
         except SystemExit as stop:
             code = stop.code or 0
     if isinstance(code, str):  # Python prints it and ends with 1
@@ -220,11 +209,6 @@ def train_script():
     return load_script("03_train_mnist")
 
 
-# ------------------------------------------------------------------------------
-# Data
-# ------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="session")
 def synthetic_dir(tmp_path_factory):
     """A data folder in which the synthetic digits have been drawn already."""
@@ -241,10 +225,25 @@ def synthetic(synthetic_dir, monkeypatch):
     monkeypatch.setattr(backstage.data.datasets, "DATA_DIR", synthetic_dir)
 
 
+@pytest.fixture(scope="session")
+def synthetic_network(synthetic_dir, train_script):
+    """The network of lesson 3, trained on synthetic digits with its defaults."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backstage.data.datasets, "DATA_DIR", synthetic_dir)
+        train_loader, *_ = dl_utils.load_mnist_data(dataset="synthetic")
+    torch.manual_seed(0)
+    model = train_script.SimpleNN()
+    rate = train_script.LEARNING_RATE
+    optimizer = torch.optim.Adam(model.parameters(), rate, fused=True)
+    criterion = torch.nn.CrossEntropyLoss()
+    for _ in range(train_script.EPOCHS):
+        train_script.train_epoch(model, train_loader, criterion, optimizer, "cpu")
+    return model
+
+
 def real_mnist_files():
-    return [
-        REAL_DATA_DIR / "MNIST" / "raw" / name for name in backstage.data.mnist.FILES
-    ]
+    folder = REAL_DATA_DIR / "MNIST" / "raw"
+    return [folder / name for name in backstage.data.mnist.FILES]
 
 
 def has_real_mnist():
@@ -255,9 +254,7 @@ def has_real_mnist():
 def real_mnist_dir():
     """The data folder with real MNIST; skips the test where there is none."""
     if not has_real_mnist():
-        pytest.skip(
-            f"real MNIST is not in {REAL_DATA_DIR}: python 03_train_mnist.py gets it"
-        )
+        pytest.skip(f"no real MNIST in {REAL_DATA_DIR}: 03_train_mnist.py gets it")
     return REAL_DATA_DIR
 
 
@@ -279,26 +276,18 @@ def real_fsdd_dir():
 def tiny_loader():
     """25 random images in batches of 10, 10 and 5."""
     generator = torch.Generator().manual_seed(0)
-    dataset = torch.utils.data.TensorDataset(
-        torch.randn(25, 1, 28, 28, generator=generator),
-        torch.randint(0, 10, (25,), generator=generator),
-    )
+    images = torch.randn(25, 1, 28, 28, generator=generator)
+    labels = torch.randint(0, 10, (25,), generator=generator)
+    dataset = torch.utils.data.TensorDataset(images, labels)
     return torch.utils.data.DataLoader(dataset, batch_size=10)
 
 
-# ------------------------------------------------------------------------------
-# A browser
-# ------------------------------------------------------------------------------
-
-SYSTEM_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
 def find_chromium(chromium):
-    own = chromium.executable_path
-    found = [own if Path(own).exists() else None, *map(shutil.which, SYSTEM_BROWSERS)]
-    if not any(found):
-        pytest.skip("no Chromium: playwright install chromium")
-    return next(filter(None, found))
+    names = (chromium.executable_path, "chromium", "chromium-browser", "google-chrome")
+    found = [path for path in map(shutil.which, names) if path]
+    return (
+        found[0] if found else pytest.skip("no Chromium: playwright install chromium")
+    )
 
 
 @pytest.fixture(scope="session")
@@ -340,11 +329,6 @@ def visit(browser):
     for path, said, asked in pages:
         assert said == []
         assert [url for url in asked if not url.startswith("blob:")] == [path.as_uri()]
-
-
-# ------------------------------------------------------------------------------
-# Results
-# ------------------------------------------------------------------------------
 
 
 class Lessons(NamedTuple):

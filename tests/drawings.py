@@ -3,65 +3,52 @@
 Each function returns a figure that is named like it: images/<name>.png.
 """
 
-import contextlib
 import copy
 import functools
-import importlib.util
-import io
 import itertools
-import os
 import shlex
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import nn
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from backstage import sound  # noqa: E402
-from dl_utils import load_mnist_data, load_recordings  # noqa: E402
-from documents import speaking_blocks  # noqa: E402
+import conftest
+from backstage import sound
+from dl_utils import load_mnist_data, load_recordings
+from documents import speaking_blocks
 
 # 768 pixels: fits a page, and the letters can still be read on a phone.
 WIDTH = 6.4  # inches, 120 pixels each
 
-TIMES, MINUS, ARROW = (
-    "\N{MULTIPLICATION SIGN}",
-    "\N{MINUS SIGN}",
-    "\N{RIGHTWARDS ARROW}",
-)
+TIMES, MINUS = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}"
+ARROW = "\N{RIGHTWARDS ARROW}"
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#000000")
 
 
 def run_lesson(command: str, folder: str, check: bool = True) -> None:
     """Run a lesson, such as "03_train_mnist.py --epochs 3", in a folder.
 
-    check: whether it must succeed; if not, its complaints are left out.
+    check: whether it must succeed.
     """
     script, *flags = shlex.split(command)
-    subprocess.run(
-        [sys.executable, ROOT / script, *flags],
-        cwd=folder,
-        check=check,
-        stdout=subprocess.DEVNULL,
-        stderr=None if check else subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    process = conftest.run_python(
+        conftest.ROOT / script, *flags, cwd=folder, data_dir=conftest.REAL_DATA_DIR
     )
+    assert process.returncode == 0 or not check, process.stderr
 
 
-def load_lesson(script: str):
-    """Import a lesson: its name begins with a digit, so "import" cannot."""
-    spec = importlib.util.spec_from_file_location("lesson", ROOT / script)
-    lesson = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(lesson)
-    return lesson
+def new_figure(height: float, title: str = "", **options) -> Figure:
+    """Return a figure as wide as all, of some height in inches."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    if title:
+        figure.suptitle(title, **options)
+    return figure
 
 
 def number(value: float) -> str:
@@ -134,8 +121,9 @@ def what_a_network_is() -> Figure:
         hidden = torch.relu(sums)
         scores = fc2(hidden)
 
-    figure = Figure(figsize=(WIDTH, 7.6), layout="constrained")
-    figure.suptitle("A network weighs, adds up, bends, and weighs again", size=13)
+    figure = new_figure(
+        7.6, "A network weighs, adds up, bends, and weighs again", size=13
+    )
     small, text, large = figure.subplots(3, 1, height_ratios=[8, 3.6, 4])
     for ax in (small, text, large):
         ax.axis("off")
@@ -151,13 +139,12 @@ def what_a_network_is() -> Figure:
     ]
     neurons(small, 1, f"2 hidden neurons\n(sum {ARROW} ReLU)", bends, "#ffe9a8")
     neurons(small, 2, "2 scores", list(map(number, scores.tolist())), "#d5ead5")
-    answers = ["for 0", "for 1"]
-    for y, answer in zip(column(2), answers, strict=True):
+    for y, answer in zip(column(2), ["for 0", "for 1"], strict=True):
         small.text(2.2, y, answer, va="center", size=11)
 
     names = ["Upper neuron:", "Lower neuron:", "Score for 0:", "Score for 1:"]
-    formulas = [weighted_sum(pixels, fc1, j) for j in range(2)]
-    formulas += [weighted_sum(hidden, fc2, j) for j in range(2)]
+    layers = itertools.product(((pixels, fc1), (hidden, fc2)), range(2))
+    formulas = [weighted_sum(*layer, j) for layer, j in layers]
     remarks = [f"ReLU {ARROW} {number(value)}" for value in hidden.tolist()] + ["", ""]
     remarks[2 + scores.argmax()] = "the largest wins"
     for row, line in enumerate(zip(names, formulas, remarks, strict=True)):
@@ -166,24 +153,23 @@ def what_a_network_is() -> Figure:
             text.text(x, y, part, va="center")
 
     # A few neurons stand for all of them.
-    sizes = (784, 128, 10)
-    drawn = (12, 9, 10)
+    sizes, drawn = (784, 128, 10), (12, 9, 10)
     count = sum((a + 1) * b for a, b in itertools.pairwise(sizes))
     large.set(xlim=(-0.25, 2.5))
-    large.set_title(
-        f"Lesson 3: the same with {count:,} weights and biases (a few are drawn)",
-        size=11,
-    )
+    title = f"Lesson 3: the same with {count:,} weights and biases (a few are drawn)"
+    large.set_title(title, size=11)
     for x, (a, b) in enumerate(itertools.pairwise(drawn)):
         for start, end in itertools.product(column(a), column(b)):
             large.plot([x, x + 1], [start, end], color="0.8", linewidth=0.6)
-    colors = ("#bbbbbb", "#e69f00", "#66a866")
-    names = ("pixels", "hidden neurons", "scores")
-    for x, size, n, color, name in zip(
-        range(3), sizes, drawn, colors, names, strict=True
-    ):
-        large.scatter([x] * n, column(n), 24, color, edgecolors="black", zorder=3)
-        large.text(x, -0.08, f"{size} {name}", ha="center", va="center", size=11)
+    looks = (
+        ("#bbbbbb", "pixels"),
+        ("#e69f00", "hidden neurons"),
+        ("#66a866", "scores"),
+    )
+    for x, (color, name) in enumerate(looks):
+        ys = column(drawn[x])
+        large.scatter([x] * len(ys), ys, 24, color, edgecolors="black", zorder=3)
+        large.text(x, -0.08, f"{sizes[x]} {name}", ha="center", va="center", size=11)
     return figure
 
 
@@ -193,7 +179,11 @@ def what_a_network_is() -> Figure:
 
 
 def relu_and_tanh() -> Figure:
-    figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")
+    figure = new_figure(
+        5.6,
+        "Both bend. For large inputs ReLU keeps its full slope, and Tanh loses it",
+        size=11,
+    )
     axes = figure.subplots(2, 2, sharex=True, sharey="row")
     for (top, bottom), activation in zip(axes.T, (nn.ReLU(), nn.Tanh()), strict=True):
         for part in (torch.linspace(-4, -0.001, 200), torch.linspace(0.001, 4, 200)):
@@ -208,16 +198,11 @@ def relu_and_tanh() -> Figure:
         for ax in (top, bottom):
             ax.grid(alpha=0.3)
     axes[0, 0].set_ylabel("Output")
-    axes[1, 0].set_ylabel("Slope of the output")
-    axes[1, 0].set_ylim(-0.1, 1.3)
+    axes[1, 0].set(ylabel="Slope of the output", ylim=(-0.1, 1.3))
     axes[1, 0].text(2, 1.06, "1, however\nlarge the input", ha="center", va="bottom")
     axes[1, 0].text(-2, 0.06, "0: nothing passes", ha="center", va="bottom")
     for x in (-3, 3):
         axes[1, 1].text(x, 0.06, "fades\nto 0", ha="center", va="bottom")
-    figure.suptitle(
-        "Both bend. For large inputs ReLU keeps its full slope, and Tanh loses it",
-        size=11,
-    )
     return figure
 
 
@@ -227,16 +212,16 @@ def learning_rates() -> Figure:
     def loss_of(weight: torch.Tensor) -> torch.Tensor:
         return (weight - best) ** 2
 
-    figure = Figure(figsize=(WIDTH, 5.8), layout="constrained")
+    figure = new_figure(
+        5.8, "One valley, one start (star): which learning rate arrives?", size=13
+    )
     *valleys, chart = figure.subplots(2, 2).flat
-    for ax, learning_rate, name, color, marker in zip(
-        valleys,
-        (0.03, 0.3, 1.03),
-        ("too small: it crawls", "right: it arrives", "too large: it flies off"),
-        ("tab:orange", "tab:blue", "tab:red"),
-        "s^o",
-        strict=True,
-    ):
+    rates = (
+        (0.03, "too small: it crawls", "tab:orange", "s"),
+        (0.3, "right: it arrives", "tab:blue", "^"),
+        (1.03, "too large: it flies off", "tab:red", "o"),
+    )
+    for ax, (learning_rate, name, color, marker) in zip(valleys, rates, strict=True):
         weight = torch.tensor(start, requires_grad=True)
         optimizer = torch.optim.SGD([weight], lr=learning_rate)
         weights, losses = [], []
@@ -252,15 +237,12 @@ def learning_rates() -> Figure:
         style = {"color": color, "marker": marker}
         ax.plot(weights, losses, **style, lw=1)
         ax.plot(weights[0], losses[0], "k*", ms=13, zorder=3)
-        ax.set_title(f"{learning_rate}, {name}")
         ax.set(xlabel="Weight", ylabel="Loss", ylim=(-1, 20))
+        ax.set_title(f"{learning_rate}, {name}")
         chart.plot(losses, **style, label=learning_rate)
     chart.set_title(f"Loss in {steps} steps: only 0.3 arrives")
     chart.set(xlabel="Step", ylabel="Loss", ylim=(-1, 20))
     chart.legend(loc=(0.62, 0.33))
-    figure.suptitle(
-        "One valley, one start (star): which learning rate arrives?", size=13
-    )
     return figure
 
 
@@ -280,7 +262,9 @@ def three_fits() -> Figure:
         ("new", new_x, new_y, {"color": "tab:red", "marker": "D", "mfc": "white"}),
     )
 
-    figure = Figure(figsize=(WIDTH, 6), layout="constrained")
+    figure = new_figure(
+        6, "The wild curve meets every blue point, and misses the new ones"
+    )
     *panels, chart = figure.subplots(2, 2).flat
     names = ("Line:\nunderfitting", "Curve:\ngood fit", "Wild curve:\noverfitting")
     everywhere = np.linspace(-1, 1, 500)
@@ -297,15 +281,15 @@ def three_fits() -> Figure:
     panels[0].legend(loc="upper left")
     chart.margins(y=0.12)
     chart.set_xticks(range(3), names)
-    chart.set_ylabel("Mean distance from the curve")
-    chart.set_title("Which holds for new points?")
-    figure.suptitle("The wild curve meets every blue point, and misses the new ones")
+    chart.set(
+        ylabel="Mean distance from the curve", title="Which holds for new points?"
+    )
     return figure
 
 
 def fitted_line() -> Figure:
     """Run lesson 1, and note the line before each step of its last section."""
-    lesson = load_lesson("01_hello_pytorch.py")
+    lesson = conftest.load_script("01_hello_pytorch")
     train_step, seen = lesson.train_step, []
 
     def watched_step(model, x, y, *others):
@@ -313,24 +297,17 @@ def fitted_line() -> Figure:
         train_step(model, x, y, *others)
 
     lesson.train_step = watched_step
-    with mock.patch("sys.argv", ["01"]), contextlib.redirect_stdout(io.StringIO()):
-        lesson.main()
+    conftest.run_main(lesson, cwd=".", data_dir=".")
 
     model, x, y, before = seen[0]
+    after = model(x).detach().cpu()
+    x, y, before = x.cpu(), y.cpu(), before.cpu()
     slope, intercept = model.weight.item(), model.bias.item()
-    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+    figure = new_figure(4.6)
     ax = figure.subplots()
-    ax.plot(x.cpu(), y.cpu(), ".", color="0.5", label="100 points near y = 2x + 1")
-    ax.plot(
-        x.cpu(), before.cpu(), "--", color="tab:red", lw=2.5, label="before training"
-    )
-    ax.plot(
-        x.cpu(),
-        model(x).detach().cpu(),
-        color="tab:blue",
-        lw=2.5,
-        label=f"after {len(seen)} steps",
-    )
+    ax.plot(x, y, ".", color="0.5", label="100 points near y = 2x + 1")
+    ax.plot(x, before, "--", color="tab:red", lw=2.5, label="before training")
+    ax.plot(x, after, color="tab:blue", lw=2.5, label=f"after {len(seen)} steps")
     ax.set(xlabel="x", ylabel="y")
     ax.set_title(f"Training found the line: y = {slope:.3f}x + {intercept:.3f}")
     ax.grid(alpha=0.3)
@@ -344,7 +321,7 @@ def fitted_line() -> Figure:
 
 
 def speaker_embeddings() -> Figure:
-    lesson = load_lesson("03_train_mnist.py")
+    lesson = conftest.load_script("03_train_mnist")
     with tempfile.TemporaryDirectory() as folder:
         run_lesson("03_train_mnist.py --dataset speakers", folder)
         weights = torch.load(Path(folder, lesson.MODEL_PATH), weights_only=True)
@@ -364,15 +341,11 @@ def speaker_embeddings() -> Figure:
         nearest = torch.cdist(numbers, numbers).fill_diagonal_(torch.inf).argmin(dim=1)
         same.append(100 * (labels[nearest] == labels).float().mean().item())
 
-    figure = Figure(figsize=(WIDTH, 6), layout="constrained")
+    figure = new_figure(6)
     ax = figure.subplots()
-    # Okabe and Ito's colours, which colour-blind readers can tell apart.
-    colors = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#000000")
     for i, voice in enumerate(test_loader.dataset.classes):
-        x, y = points[labels == i].T
-        ax.scatter(
-            x, y, 38, color=colors[i], marker="os^DvX"[i], alpha=0.75, label=voice
-        )
+        style = {"color": COLORS[i], "marker": "os^DvX"[i], "alpha": 0.75}
+        ax.scatter(*points[labels == i].T, 38, **style, label=voice)
     ax.set_xlabel(f"First direction ({shares[0]:.0f}% of the variance)")
     ax.set_ylabel(f"Second direction ({shares[1]:.0f}%)")
     ax.set_title(
@@ -387,24 +360,18 @@ def speaker_embeddings() -> Figure:
 
 def spectrogram() -> Figure:
     rate, length = sound.SAMPLE_RATE, sound.LENGTH
-    window, hop = sound.WINDOW, sound.HOP
+    window, hop, hertz = sound.WINDOW, sound.HOP, "Frequency (Hz)"
     # A "six" shows much: a hiss, a vowel, the silence before the k, a hiss again.
-    (samples,) = (
-        recording.samples
-        for recording in load_recordings()
-        if recording[:3] == (6, "theo", 0)
-    )
+    (samples,) = (r.samples for r in load_recordings() if r[:3] == (6, "theo", 0))
     image = sound.to_image(samples)
     missing = length - len(samples)
     samples = nn.functional.pad(samples, (missing // 2, missing - missing // 2))
     hann = torch.hann_window(window)
-    spectrum = torch.stft(
-        samples, window, hop_length=20, window=hann, return_complex=True
-    )
+    spectrum = torch.stft(samples, window, 20, window=hann, return_complex=True)
     power = spectrum.abs().square()
     decibels = 10 * torch.log10(power / power.max() + 1e-9)
 
-    figure = Figure(figsize=(WIDTH, 8), layout="constrained")
+    figure = new_figure(8, 'The word "six", spoken by theo, becomes an image', size=13)
     wave, fine, coarse = figure.subplots(3, 1, sharex=True, height_ratios=[2, 3, 4])
     wave.plot(torch.arange(length) / rate, samples, color="tab:blue", linewidth=0.6)
     wave.set_title(f"The wave: {length:,} numbers in one second")
@@ -412,33 +379,25 @@ def spectrogram() -> Figure:
     for time, letter in ((0.33, "s"), (0.43, "i"), (0.56, "k"), (0.66, "s")):
         wave.text(time, 0.036, letter, ha="center", size=13, weight="bold")
     style = {"cmap": "gray_r", "aspect": "auto"}
-    fine.imshow(
-        decibels,
-        extent=(0, length / rate, 0, rate / 2),
-        origin="lower",
-        vmin=-sound.RANGE,
-        **style,
-    )
+    place = {"extent": (0, length / rate, 0, rate / 2), "origin": "lower"}
+    fine.imshow(decibels, vmin=-sound.RANGE, **place, **style)
     fine.set_title("The spectrogram: which frequencies are loud (dark), and when")
-    fine.set_ylabel("Frequency (Hz)")
+    fine.set_ylabel(hertz)
 
     # The columns: each stands for the moment in the middle of its window.
     size = len(image)
     left = (window - hop) / 2 / rate
-    coarse.imshow(
-        image, extent=(left, left + size * hop / rate, size - 0.5, -0.5), **style
-    )
+    extent = (left, left + size * hop / rate, size - 0.5, -0.5)
+    coarse.imshow(image, extent=extent, **style)
     # The rows: where does a tone of this frequency light up?
     frequencies = (100, 250, 500, 1000, 2000, 3500)
     time = torch.arange(length) / rate
-    tones = (torch.sin(2 * torch.pi * hertz * time) for hertz in frequencies)
+    tones = (torch.sin(2 * torch.pi * f * time) for f in frequencies)
     rows = [sound.to_image(tone).sum(dim=1).argmax().item() for tone in tones]
     coarse.set_yticks(rows, frequencies)
-    coarse.set_title(
-        f"What the network gets: {size} x {size} numbers, like an MNIST digit"
-    )
-    coarse.set(ylabel="Frequency (Hz)", xlabel="Time (s)", xlim=(0, length / rate))
-    figure.suptitle('The word "six", spoken by theo, becomes an image', size=13)
+    title = f"What the network gets: {size} x {size} numbers, like an MNIST digit"
+    coarse.set_title(title)
+    coarse.set(ylabel=hertz, xlabel="Time (s)", xlim=(0, length / rate))
     return figure
 
 
@@ -449,13 +408,10 @@ def spectrogram() -> Figure:
 
 def run_lesson_6(folder: str, names: dict, sources: list[str]) -> None:
     """Run blocks of the guide in a folder, as one script that has got so far."""
-    here = Path.cwd()
-    os.chdir(folder)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         for source in sources:
             exec(compile(source, "06_speak.py", "exec"), names)
-    finally:
-        os.chdir(here)
 
 
 def train_judges(folder: str) -> None:
@@ -485,53 +441,40 @@ def said(names: dict, model: nn.Module, word: tuple) -> tuple[torch.Tensor, floa
     return 1.2 * answer[:-1].reshape(sound.FINE_ROWS, -1), answer[-1].item()
 
 
-def show_word(ax: Axes, spectrogram: torch.Tensor, seconds: float) -> None:
-    ax.imshow(
-        spectrogram,
-        extent=(0, seconds, 0, sound.SAMPLE_RATE / 2000),
-        origin="lower",
-        aspect="auto",
-        cmap="gray_r",
-        vmin=-0.5,  # what is fainter cannot be heard beside the rest
-        vmax=1,
-    )
-    ax.set_facecolor("white")
+def show_words(words: list, titles: list, labels: list, height: float, title: str = ""):
+    """Draw six spectrograms, each with its seconds, in two rows with a label each."""
+    figure = new_figure(height, title, size=13)
+    axes = figure.subplots(2, 3, sharex=True, sharey=True)
+    # What is fainter than vmin cannot be heard beside the rest.
+    style = {"origin": "lower", "aspect": "auto", "cmap": "gray_r", "vmin": -0.5}
+    for ax, (spectrogram, seconds), name in zip(axes.flat, words, titles, strict=True):
+        extent = (0, seconds, 0, sound.SAMPLE_RATE / 2000)
+        ax.imshow(spectrogram, extent=extent, vmax=1, **style)
+        ax.set_facecolor("white")
+        ax.set_title(name, size=11)
+    axes[0, 0].set_xlim(0, 0.6)
+    for ax, label in zip(axes[:, 0], labels, strict=True):
+        ax.set_ylabel(f"{label}Frequency (kHz)")
+    for ax in axes[1]:
+        ax.set_xlabel("Time (s)")
+    return figure
 
 
 def spoken_words() -> Figure:
     names, heard_all, heard_rest = speaking_networks()
-    words = [(4, "theo"), (7, "jackson")]
-    assert set(words) <= set(names["unheard"])
-    figure = Figure(figsize=(WIDTH, 5), layout="constrained")
-    axes = figure.subplots(len(words), 3, sharex=True, sharey=True)
-    for row, (digit, voice) in zip(axes, words, strict=True):
-        samples = next(
-            r.samples for r in names["recordings"] if r[:2] == (digit, voice)
-        )
-        show_word(row[0], *sound.to_spectrogram(samples))
-        show_word(row[1], *said(names, heard_all, (digit, voice)))
-        show_word(row[2], *said(names, heard_rest, (digit, voice)))
-        row[0].set_ylabel(f'"{digit}" by {voice}\nFrequency (kHz)')
-    titles = ("A recording", "Spoken by a network", "It never heard this pair")
-    for ax, title in zip(axes[0], titles, strict=True):
-        ax.set_title(title, size=11)
-    axes[0, 0].set_xlim(0, 0.6)
-    for ax in axes[-1]:
-        ax.set_xlabel("Time (s)")
-    return figure
+    shown, labels = [], []
+    for word in ((4, "theo"), (7, "jackson")):
+        assert word in names["unheard"]
+        samples = next(r.samples for r in names["recordings"] if r[:2] == word)
+        shown.append(sound.to_spectrogram(samples))
+        shown += [said(names, model, word) for model in (heard_all, heard_rest)]
+        labels.append('"{}" by {}\n'.format(*word))
+    titles = ["A recording", "Spoken by a network", "It never heard this pair"]
+    return show_words(shown, titles + 3 * [""], labels, 5)
 
 
 def six_voices() -> Figure:
     names, heard_all, _ = speaking_networks()
-    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
-    axes = figure.subplots(2, 3, sharex=True, sharey=True)
-    for ax, voice in zip(axes.flat, names["voices"], strict=True):
-        show_word(ax, *said(names, heard_all, (7, voice)))
-        ax.set_title(voice, size=11)
-    axes[0, 0].set_xlim(0, 0.6)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("Frequency (kHz)")
-    for ax in axes[-1]:
-        ax.set_xlabel("Time (s)")
-    figure.suptitle('"Seven", spoken by one network in six voices', size=13)
-    return figure
+    shown = [said(names, heard_all, (7, voice)) for voice in names["voices"]]
+    title = '"Seven", spoken by one network in six voices'
+    return show_words(shown, names["voices"], ["", ""], 4.6, title)

@@ -8,22 +8,17 @@ images/my_network.png is made elsewhere: by the tests that use a real browser.
 """
 
 import io
-import os
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import NamedTuple
-
-# One thread, before PyTorch is imported: so pictures and figures come out the same.
-os.environ["OMP_NUM_THREADS"] = "1"
 
 from PIL import Image
 
+import conftest  # before PyTorch: one thread, so that pictures come out the same
 import drawings
 from backstage.runs import read_runs
 
-IMAGES = drawings.ROOT / "images"
+IMAGES = conftest.ROOT / "images"
 MAX_SIZE = 150_000  # bytes
 
 # Verdict -> the flags of 03_train_mnist.py that bring it about.
@@ -37,73 +32,60 @@ VERDICTS = {
 }
 
 
-class Job(NamedTuple):
-    """Lessons to run one after the other in a new folder, and what to take from it."""
-
-    commands: list[str]
-    pictures: dict[str, str]  # name in images/ -> name that the lesson gives it
-
-
 def file_name(verdict: str) -> str:
     return verdict.replace(" ", "_")
 
 
-def same_names(*names: str) -> dict[str, str]:
-    return {name: name for name in names}
-
-
 TRAIN = "03_train_mnist.py --dataset mnist "
 HISTORY = "training_history"
-JOBS = [
-    Job(
+# Lessons to run one after the other in a new folder, and what to take from it: the
+# names in images/, and those that the lessons give.
+JOBS: list[tuple[list[str], dict[str, str]]] = [
+    (
         ["02_load_mnist.py --dataset mnist"],
-        same_names("mnist_samples", "mnist_overview"),
+        {name: name for name in ("mnist_samples", "mnist_overview")},
     ),
-    Job(
+    (
         [TRAIN + VERDICTS["good fit"], "04_load_model.py --dataset mnist"],
         {"good_fit": HISTORY}
-        | same_names("predictions", "confusion_matrix", "what_it_learned"),
+        | {n: n for n in ("predictions", "confusion_matrix", "what_it_learned")},
     ),
-    Job(
+    (
         ["05_experiment_architectures.py --dataset mnist"],
-        same_names("architecture_comparison"),
+        {"architecture_comparison": "architecture_comparison"},
     ),
-    Job(["02_load_mnist.py --dataset spoken"], {"spoken_samples": "mnist_samples"}),
+    (["02_load_mnist.py --dataset spoken"], {"spoken_samples": "mnist_samples"}),
+    *(
+        ([TRAIN + flags], {file_name(verdict): HISTORY})
+        for verdict, flags in VERDICTS.items()
+        if verdict != "good fit"
+    ),
 ]
-JOBS += [
-    Job([TRAIN + flags], {file_name(verdict): HISTORY})
-    for verdict, flags in VERDICTS.items()
-    if verdict != "good fit"
+DRAWINGS = [
+    "what_a_network_is",
+    "relu_and_tanh",
+    "learning_rates",
+    "three_fits",
+    "fitted_line",
+    "speaker_embeddings",
+    "spectrogram",
+    "spoken_words",
+    "six_voices",
 ]
 
-DRAWINGS = {
-    function.__name__: function
-    for function in (
-        drawings.what_a_network_is,
-        drawings.relu_and_tanh,
-        drawings.learning_rates,
-        drawings.three_fits,
-        drawings.fitted_line,
-        drawings.speaker_embeddings,
-        drawings.spectrogram,
-        drawings.spoken_words,
-        drawings.six_voices,
-    )
-}
 
-
-def run(job: Job, wanted: set[str]) -> None:
+def run(commands: list[str], pictures: dict[str, str], wanted: set[str]) -> None:
     """Run the lessons of a job, and keep those of its pictures that are wanted."""
     with tempfile.TemporaryDirectory() as folder:
-        for command in job.commands:
+        for command in commands:
             # This one fails on purpose, after it has drawn its picture.
             fails = command.endswith(VERDICTS["learning rate too high"])
             drawings.run_lesson(command, folder, check=not fails)
-        for name, given_name in job.pictures.items():
+        for name, given_name in pictures.items():
             if given_name == HISTORY:
                 verdict = read_runs(Path(folder, "training_runs.csv"))[-1]["verdict"]
                 if name != file_name(verdict):
-                    sys.exit(f"{job.commands[0]} is no example of {name}: {verdict}")
+                    sys.exit(f"{commands[0]} is no example of {name}: {verdict}")
             if name in wanted:
                 keep(Path(folder, f"{given_name}.png"), name)
 
@@ -125,21 +107,18 @@ def keep(file: Path | io.BytesIO, name: str) -> None:
 
 
 def main() -> None:
-    names = [name for job in JOBS for name in job.pictures] + list(DRAWINGS)
+    names = [name for _, pictures in JOBS for name in pictures] + DRAWINGS
     wanted = set(sys.argv[1:] or names)
     if unknown := wanted.difference(names):
         sys.exit(f"no such picture: {', '.join(unknown)}. All are: {', '.join(names)}")
-    start = time.perf_counter()
     IMAGES.mkdir(exist_ok=True)
-    for name, draw in DRAWINGS.items():
-        if name in wanted:
-            picture = io.BytesIO()
-            draw().savefig(picture, dpi=120)
-            keep(picture, name)
-    for job in JOBS:
-        if wanted.intersection(job.pictures):
-            run(job, wanted)
-    print(f"{len(wanted)} pictures in {time.perf_counter() - start:.0f} s")
+    for name in filter(wanted.__contains__, DRAWINGS):
+        picture = io.BytesIO()
+        getattr(drawings, name)().savefig(picture, dpi=120)
+        keep(picture, name)
+    for commands, pictures in JOBS:
+        if wanted.intersection(pictures):
+            run(commands, pictures, wanted)
 
 
 if __name__ == "__main__":

@@ -2,109 +2,74 @@
 
 import pytest
 import torch
-from torch import nn
 
-import backstage.data.datasets
 import dl_utils
 from backstage.data.synthetic_digits import make_digits
 
 
-def test_digits_come_in_the_documented_form():
-    images, labels = make_digits(300, seed=0)
-    assert (images.shape, images.dtype) == ((300, 28, 28), torch.uint8)
-    assert (labels.shape, labels.dtype) == ((300,), torch.int64)
-    assert labels.unique().tolist() == list(range(10))
-
-
-def test_a_seed_gives_the_same_digits_and_leaves_other_random_numbers_alone():
+def test_a_seed_gives_the_same_digits_everywhere():
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    images, labels = make_digits(50, seed=1)
-    assert torch.equal(torch.rand(1), expected)
-    again, same_labels = make_digits(50, seed=1)
-    assert torch.equal(again, images) and torch.equal(same_labels, labels)
-    other, _ = make_digits(50, seed=2)
-    assert not torch.equal(other, images)
-
-
-def test_a_digit_does_not_depend_on_how_many_follow():
-    assert torch.equal(make_digits(2100, seed=0)[0][:30], make_digits(30, seed=0)[0])
+    images, labels = make_digits(12, seed=1)
+    assert torch.equal(torch.rand(1), expected)  # other random numbers stay as they are
+    assert (images.shape, images.dtype) == ((12, 28, 28), torch.uint8)
+    assert labels.tolist() == [0, 2, 2, 1, 5, 1, 4, 7, 5, 4, 5, 3]
+    ink = images.sum(dim=(1, 2)) / 255
+    known = [128, 151, 97, 58, 102, 53, 85, 118, 119, 64, 164, 119]
+    assert ink.tolist() == pytest.approx(known, abs=1)
+    # However many follow, and not with another seed.
+    steps = []
+    more = make_digits(2100, seed=1, progress=steps.append)
+    assert more[0][:12].equal(images) and more[1][:12].equal(labels)
+    assert steps == [2000, 100]
+    assert not make_digits(12, seed=2)[0].equal(images)
 
 
 def test_no_digits_and_fewer_than_none():
     images, labels = make_digits(0, seed=0)
     assert images.shape == (0, 28, 28) and labels.shape == (0,)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="0 or more, not -1"):
         make_digits(-1, seed=0)
 
 
-def test_progress_adds_up():
-    steps = []
-    make_digits(4100, seed=0, progress=steps.append)
-    assert sum(steps) == 4100 and len(steps) > 1
+def test_the_parts_are_disjoint_and_as_inked_and_centred_as_mnist(synthetic):
+    digits = dl_utils.load_raw_data("synthetic")
+    expected = make_digits(2000, seed=0)
+    assert digits.train_images[:2000].equal(expected[0])
+    assert digits.train_labels[:2000].equal(expected[1])
+    parts = [
+        {image.tobytes() for image in images.numpy()}
+        for images in (digits.train_images, digits.test_images)
+    ]
+    assert list(map(len, parts)) == [60_000, 10_000] and not parts[0] & parts[1]
 
-
-def test_ink_is_scaled_and_centred_as_in_mnist():
-    images, _ = make_digits(1000, seed=0)
-    ink = images > 64
-    for sides in (ink.any(dim=1), ink.any(dim=2)):
-        extent = sides.sum(dim=1)
-        assert extent.max() <= 22  # pixels
-    longest = torch.maximum(ink.any(dim=1).sum(1), ink.any(dim=2).sum(1))
-    assert 18 <= longest.float().mean() <= 21
-    pixels = images.float()
-    positions = torch.arange(28) + 0.5
+    pixels = expected[0].float()
+    assert 0.10 <= pixels.mean() / 255 <= 0.16
     for axis in (1, 2):
-        centre = (pixels.sum(dim=axis) @ positions) / pixels.sum(dim=(1, 2))
-        assert 13.5 <= centre.mean() <= 15  # pixels; MNIST: 14.5
+        assert (pixels > 64).any(dim=axis).sum(dim=1).max() <= 22  # pixels
+        mass = pixels.sum(dim=axis)
+        centre = mass @ (torch.arange(28) + 0.5) / mass.sum(dim=1)
+        assert 13.5 <= centre.mean() <= 15  # MNIST: 14.5
         assert (centre - centre.mean()).abs().max() < 1.5
 
 
-@pytest.fixture(scope="module")
-def digits(synthetic_dir):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backstage.data.datasets, "DATA_DIR", synthetic_dir)
-        return dl_utils.load_raw_data("synthetic")
-
-
-def test_ink_covers_as_much_as_in_mnist(digits):
-    assert 0.10 <= digits.train_images.float().mean() / 255 <= 0.16
-
-
-def test_the_nearest_average_digit_is_neither_useless_nor_enough(digits):
+def test_the_nearest_average_digit_is_neither_useless_nor_enough(synthetic):
+    digits = dl_utils.load_raw_data("synthetic")
     images = digits.train_images.flatten(1).float()
     means = torch.stack([images[digits.train_labels == d].mean(0) for d in range(10)])
     nearest = torch.cdist(digits.test_images.flatten(1).float(), means).argmin(dim=1)
-    accuracy = 100 * (nearest == digits.test_labels).float().mean()
-    assert 70 <= accuracy <= 88
+    assert 0.70 <= (nearest == digits.test_labels).float().mean() <= 0.88
 
 
-@pytest.fixture(scope="module")
-def trained(synthetic_dir, train_script):
-    """A network trained on synthetic digits as 03 does it, and the test loader."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backstage.data.datasets, "DATA_DIR", synthetic_dir)
-        train_loader, _, test_loader = dl_utils.load_mnist_data(dataset="synthetic")
-    torch.manual_seed(0)
-    model = train_script.SimpleNN()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.001, fused=True)
-    for _ in range(10):
-        train_script.train_epoch(
-            model, train_loader, nn.CrossEntropyLoss(), optimizer, "cpu"
-        )
-    return model, test_loader
-
-
-def test_a_network_reads_96_to_98_5_percent(trained):
-    model, test_loader = trained
-    _, accuracy = dl_utils.evaluate_model(model, test_loader, "cpu")
+def test_a_network_reads_96_to_98_5_percent(synthetic_network, synthetic):
+    *_, test_loader = dl_utils.load_mnist_data(dataset="synthetic")
+    _, accuracy = dl_utils.evaluate_model(synthetic_network, test_loader, "cpu")
     assert 96 <= accuracy <= 98.5
 
 
 @pytest.mark.real_mnist
-def test_what_was_learned_from_them_reads_real_digits(trained, real_mnist):
-    model, _ = trained
-    _, _, test_loader = dl_utils.load_mnist_data(dataset="mnist")
-    _, accuracy = dl_utils.evaluate_model(model, test_loader, "cpu")
+def test_what_was_learned_from_them_reads_real_digits(synthetic_network, real_mnist):
+    *_, test_loader = dl_utils.load_mnist_data(dataset="mnist")
+    _, accuracy = dl_utils.evaluate_model(synthetic_network, test_loader, "cpu")
     assert accuracy >= 92

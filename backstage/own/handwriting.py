@@ -168,7 +168,7 @@ def is_light_on_dark(grey: Tensor, small: Tensor, size: int) -> bool:
 
 
 def has_sharp_edge(light: Tensor) -> bool:
-    """Tell whether the light jumps along a line half as long as the picture."""
+    """Tell whether the light jumps along a line a quarter as long as the picture."""
     light = light.clamp(min=0.05).log()
     steps = [(light[2:] - light[:-2]).abs(), (light[:, 2:] - light[:, :-2]).abs()]
     return sum((step > SHARP_CHANGE).sum() for step in steps) > max(light.shape) / 2
