@@ -61,11 +61,9 @@ def raw_dir(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.fixture
-def complete_dir(raw_dir, contents):
+def fill(folder, contents):
     for name, content in contents.items():
-        (raw_dir / name).write_bytes(content)
-    return raw_dir
+        (folder / name).write_bytes(content)
 
 
 @pytest.fixture
@@ -84,36 +82,40 @@ def quick_drawing(monkeypatch):
     return calls
 
 
-@contextlib.contextmanager
-def server(answer):
-    """Serve `answer(path) -> (status, parts)`; yield the address and the requests."""
-    requests = []
+@pytest.fixture
+def serve(monkeypatch):
+    """Serve `answer(path) -> (status, parts)`; return the address and the requests."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            requests.append(self.path.strip("/"))
-            status, parts = answer(requests[-1])
-            with contextlib.suppress(ConnectionError):  # the client need not read
-                self.send_response(status)
-                self.end_headers()
-                for part in parts:
-                    self.wfile.write(part)
+    def serve(answer):
+        requests = []
 
-        def log_message(self, *arguments):
-            pass
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                requests.append(self.path.strip("/"))
+                status, parts = answer(requests[-1])
+                with contextlib.suppress(ConnectionError):  # the client need not read
+                    self.send_response(status)
+                    self.end_headers()
+                    for part in parts:
+                        self.wfile.write(part)
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        httpd.handle_error = lambda *arguments: None  # clients may break off
-        thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{httpd.server_port}/", requests
-        finally:
-            httpd.shutdown()
-            thread.join()
+            def log_message(self, *arguments):
+                pass
+
+        httpd = stack.enter_context(
+            http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        )
+        threading.Thread(target=httpd.serve_forever, args=(0.01,)).start()
+        stack.callback(httpd.shutdown)
+        address = f"http://127.0.0.1:{httpd.server_port}/"
+        monkeypatch.setattr(mnist, "MIRRORS", [address])
+        return address, requests
+
+    with contextlib.ExitStack() as stack:
+        yield serve
 
 
-def good_answers(contents):
+def good(contents):
     """Return an answer: the files, under any folder."""
     return lambda path: (200, [contents[path.split("/")[-1]]])
 
@@ -127,14 +129,14 @@ def check_digits(contents):
     data = datasets.load_raw_data("mnist")
     words = ("MNIST", "MNIST digits", "image", "0 paper, 255 ink", "")
     assert data[:6] == (*words, list("0123456789"))
-    train_images, train_labels, test_images, test_labels = map(
-        gzip.decompress, contents.values()
-    )
-    assert data.train_images.shape == (30, 28, 28)
-    assert data.train_images.numpy().tobytes() == train_images[16:]
-    assert data.train_labels.tolist() == list(train_labels[8:])
-    assert data.test_images.numpy().tobytes() == test_images[16:]
-    assert data.test_labels.tolist() == list(test_labels[8:])
+    tensors = data.train_images, data.train_labels, data.test_images, data.test_labels
+    for tensor, content in zip(tensors, contents.values(), strict=True):
+        content = gzip.decompress(content)
+        if tensor.ndim == 1:
+            assert tensor.tolist() == list(content[8:])
+        else:
+            assert tensor.shape[1:] == (28, 28)
+            assert tensor.numpy().tobytes() == content[16:]
     assert data.train_labels.dtype == torch.int64
 
 
@@ -146,7 +148,7 @@ def error_of_loading():
 
 
 # ------------------------------------------------------------------------------
-# Files at hand
+# Files at hand, and files from the internet
 # ------------------------------------------------------------------------------
 
 
@@ -157,117 +159,99 @@ def test_mirrors_names_and_checksums_are_those_of_torchvision():
     assert dict(MNIST.resources) == mnist.FILES
 
 
-@pytest.mark.parametrize(
-    ("value", "folder"),
-    [(None, ROOT / "data"), ("", ROOT / "data"), ("~/of mine", "home/of mine")],
-)
-def test_the_data_folder(value, folder, tmp_path, monkeypatch):
-    monkeypatch.delenv("MNIST_DATA_DIR", raising=False)
-    if value is not None:
-        monkeypatch.setenv("MNIST_DATA_DIR", value)
+def test_the_data_folder(tmp_path, monkeypatch):
     for variable in ("HOME", "USERPROFILE"):
-        monkeypatch.setenv(variable, str(tmp_path / "home"))
-    named = runpy.run_path(datasets.__file__)["DATA_DIR"]
-    assert named == tmp_path / folder
+        monkeypatch.setenv(variable, str(tmp_path))
+    for value, folder in (("", ROOT / "data"), ("~/my data", tmp_path / "my data")):
+        monkeypatch.setenv("MNIST_DATA_DIR", value)
+        assert runpy.run_path(datasets.__file__)["DATA_DIR"] == folder
 
 
 def test_good_files_are_used_without_network_and_unpacked_nowhere(
-    contents, complete_dir, capsys
+    contents, raw_dir, capsys
 ):
+    fill(raw_dir, contents)
     # Other programs unpack them; that is neither used nor touched.
-    other = complete_dir / "train-images-idx3-ubyte"
+    other = raw_dir / "train-images-idx3-ubyte"
     other.write_bytes(b"damaged")
     check_digits(contents)
     assert capsys.readouterr().out == ""
     assert other.read_bytes() == b"damaged"
-    assert names_in(complete_dir) == {*contents, other.name}
+    assert names_in(raw_dir) == {*contents, other.name}
 
 
 def test_damaged_files_and_no_others_are_downloaded_again(
-    contents, complete_dir, monkeypatch, capsys
+    contents, raw_dir, serve, monkeypatch, capsys
 ):
-    names = list(contents)
-    short, _, changed, _ = map(bytearray, contents.values())
+    short, _, changed, whole = map(bytearray, contents.values())
     short.pop()
     changed[-1] ^= 1
-    damaged = (short, b"", changed)
-    for name, content in zip(names, damaged, strict=False):
-        (complete_dir / name).write_bytes(content)
+    fill(raw_dir, dict(zip(contents, (short, b"", changed, whole), strict=True)))
+    _, requests = serve(good(contents))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with server(good_answers(contents)) as (address, requests):
-        monkeypatch.setattr(mnist, "MIRRORS", [address])
-        check_digits(contents)
-    assert set(requests) == set(names[:3])
-    for name in names:
-        assert (complete_dir / name).read_bytes() == contents[name]
-    lines = [
-        f"{complete_dir / name} is damaged: getting it again.\n"
-        f"Downloading {name} to {complete_dir}\n"
-        for name in names[:3]
-    ]
+    check_digits(contents)
+    damaged = list(contents)[:3]
+    assert set(requests) == set(damaged)
+    for name, content in contents.items():
+        assert (raw_dir / name).read_bytes() == content
     output, errors = capsys.readouterr()
-    assert output == "".join(lines)
+    assert output == "".join(
+        f"{raw_dir / name} is damaged: getting it again.\n"
+        f"Downloading {name} to {raw_dir}\n"
+        for name in damaged
+    )
     assert errors.count("B/s]") >= 3  # progress bars, on a terminal
 
 
-def test_what_stands_in_the_way_is_named_and_left_alone(
-    contents, complete_dir, monkeypatch
-):
-    labels = complete_dir / "t10k-labels-idx1-ubyte.gz"
+def test_what_stands_in_the_way_is_named_and_left_alone(contents, raw_dir, serve):
+    serve(good(contents))
     foreign = gzip.compress(b"clothes")  # FashionMNIST has files of the same names
-    labels.write_bytes(foreign)
+    fill(raw_dir, contents | {"t10k-labels-idx1-ubyte.gz": foreign})
     with pytest.raises(UserError, match=r"is not the MNIST file.* move it away"):
         datasets.load_raw_data("auto")
-    assert labels.read_bytes() == foreign
-    images = complete_dir / "train-images-idx3-ubyte.gz"
+    assert (raw_dir / "t10k-labels-idx1-ubyte.gz").read_bytes() == foreign
+    images = raw_dir / "train-images-idx3-ubyte.gz"
     images.unlink()
     images.mkdir()
-    with server(good_answers(contents)) as (address, _):
-        monkeypatch.setattr(mnist, "MIRRORS", [address])
-        error = error_of_loading()
+    error = error_of_loading()
     assert images.name in error and "copy the four MNIST .gz files" in error
-    assert names_in(complete_dir) == set(contents)
+    assert names_in(raw_dir) == set(contents)
 
 
-# ------------------------------------------------------------------------------
-# Download
-# ------------------------------------------------------------------------------
-
-
-def test_missing_files_are_downloaded_once(contents, raw_dir, monkeypatch, capsys):
-    with server(good_answers(contents)) as (address, requests):
-        monkeypatch.setattr(mnist, "MIRRORS", [f"{address}1/", f"{address}2/"])
-        check_digits(contents)
-        # torchvision asks twice: where the file is (it follows redirections), and for
-        # the file.
-        assert requests == [f"1/{name}" for name in contents for _ in range(2)]
-        check_digits(contents)
-        assert len(requests) == 8
+def test_missing_files_are_downloaded_once(
+    contents, raw_dir, serve, monkeypatch, capsys
+):
+    address, requests = serve(good(contents))
+    monkeypatch.setattr(mnist, "MIRRORS", [f"{address}1/", f"{address}2/"])
+    check_digits(contents)
+    check_digits(contents)
+    # torchvision asks twice: where the file is (it follows redirections), and for it.
+    assert requests == [f"1/{name}" for name in contents for _ in range(2)]
     assert names_in(raw_dir) == set(contents)
     assert capsys.readouterr().err == ""  # no progress bar where there is no terminal
 
 
 def test_mirrors_are_tried_in_order_until_one_has_the_original(
-    contents, raw_dir, monkeypatch
+    contents, raw_dir, serve, monkeypatch
 ):
     def answer(path):
         number, name = path.split("/")
-        page, good = b"<html>Please log in to the hotel's network", contents[name]
-        parts = {"0": b"", "1": page, "2": good[:-20] + bytes(20), "3": good}[number]
+        page, file = b"<html>Please log in to the hotel's network", contents[name]
+        parts = {"0": b"", "1": page, "2": file[:-20] + bytes(20), "3": file}[number]
         return 404 if number == "0" else 200, [parts]
 
-    with server(answer) as (address, requests):
-        mirrors = [f"{address}{number}/" for number in range(4)]
-        monkeypatch.setattr(mnist, "MIRRORS", [NOBODY, *mirrors])
-        check_digits(contents)
-        asked = [f"{number}/{name}" for name in contents for number in range(4)]
-        assert list(dict.fromkeys(requests)) == asked
-        assert names_in(raw_dir) == set(contents)
+    address, requests = serve(answer)
+    mirrors = [f"{address}{number}/" for number in range(4)]
+    monkeypatch.setattr(mnist, "MIRRORS", [NOBODY, *mirrors])
+    check_digits(contents)
+    asked = [f"{number}/{name}" for name in contents for number in range(4)]
+    assert list(dict.fromkeys(requests)) == asked
+    assert names_in(raw_dir) == set(contents)
 
-        first = next(iter(contents))
-        (raw_dir / first).unlink()
-        monkeypatch.setattr(mnist, "MIRRORS", [NOBODY, *mirrors[:3]])
-        start, *reasons = error_of_loading().split(". To get")[0].split("; ")
+    first = next(iter(contents))
+    (raw_dir / first).unlink()
+    monkeypatch.setattr(mnist, "MIRRORS", [NOBODY, *mirrors[:3]])
+    start, *reasons = error_of_loading().split(". To get")[0].split("; ")
     assert names_in(raw_dir) == set(contents) - {first}
     folder = f"MNIST is not complete in {raw_dir} and cannot be downloaded: "
     assert start.startswith(f"{folder}{NOBODY}{first}: ") and "refused" in start
@@ -278,8 +262,9 @@ def test_mirrors_are_tried_in_order_until_one_has_the_original(
     ]
 
 
-def test_a_server_that_is_or_falls_silent_is_given_up(contents, raw_dir, monkeypatch):
-    monkeypatch.setattr(downloads, "TIMEOUT", 0.2)
+def test_a_server_that_is_or_falls_silent_is_given_up(
+    contents, raw_dir, serve, monkeypatch
+):
     before = socket.getdefaulttimeout()
     over = threading.Event()
 
@@ -292,32 +277,24 @@ def test_a_server_that_is_or_falls_silent_is_given_up(contents, raw_dir, monkeyp
             over.wait(60)
         return 200, parts()
 
-    with server(silent) as (address, _):
-        mirrors = [f"{address}first/", f"{address}half-way/"]
-        monkeypatch.setattr(mnist, "MIRRORS", mirrors)
-        assert error_of_loading().count("timed out") == 2
-        over.set()
+    address, _ = serve(silent)
+    monkeypatch.setattr(downloads, "TIMEOUT", 0.2)
+    monkeypatch.setattr(mnist, "MIRRORS", [f"{address}first/", f"{address}half-way/"])
+    assert error_of_loading().count("timed out") == 2
+    over.set()
     assert names_in(raw_dir) == set()
     assert socket.getdefaulttimeout() == before
 
 
-UNTRUSTED = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] (_ssl.c)")
-
-
-@pytest.mark.parametrize(
-    ("error", "advice"),
-    [
-        (socket.gaierror(-2, "Name or service not known"), "connect to the internet"),
-        (UNTRUSTED, "run 'Install Certificates.command' in Python's folder"),
-        (UNTRUSTED, "set the environment variable SSL_CERT_FILE"),
-    ],
-)
-def test_a_connection_that_fails_is_explained(
-    error, advice, contents, raw_dir, monkeypatch
-):
-    monkeypatch.setattr(socket, "create_connection", Mock(side_effect=error))
-    message = error_of_loading()
-    assert error.strerror in message and advice in message
+def test_a_connection_that_fails_is_explained(contents, raw_dir, monkeypatch):
+    for error, advice in (
+        (socket.gaierror(-2, "Name not known"), "connect to the internet"),
+        (ssl.SSLError(1, "CERTIFICATE_VERIFY_FAILED"), "run 'Install Certificates"),
+        (ssl.SSLError(1, "CERTIFICATE_VERIFY_FAILED"), "variable SSL_CERT_FILE"),
+    ):
+        monkeypatch.setattr(socket, "create_connection", Mock(side_effect=error))
+        message = error_of_loading()
+        assert error.strerror in message and advice in message
 
 
 def test_a_torchvision_that_does_not_fit_counts_as_no_download(
@@ -336,82 +313,75 @@ def test_a_torchvision_that_does_not_fit_counts_as_no_download(
 # ------------------------------------------------------------------------------
 
 
-def fetch(path, address="http://here/"):
-    downloads.download([address], path, lambda path: path.read_bytes() == b"whole")
+def fetch(path):
+    urls = ["http://here/"]
+    downloads.download(urls, path, lambda path: path.read_bytes() == b"whole")
 
 
 @pytest.fixture
-def internet(monkeypatch):
-    """Answer downloads with what a test does meanwhile, and then the file."""
+def meanwhile(monkeypatch):
+    """A download: half of the file, what a test does meanwhile, and all of it."""
+    meanwhile = Mock()
 
-    def internet(meanwhile):
-        def download_url(url, root, filename):
-            Path(root).mkdir()
-            Path(root, filename).write_bytes(b"half")
-            meanwhile(url, Path(root))
-            Path(root, filename).write_bytes(b"whole")
+    def download_url(url, root, filename):
+        Path(root).mkdir()
+        Path(root, filename).write_bytes(b"half")
+        meanwhile(url, Path(root))
+        Path(root, filename).write_bytes(b"whole")
 
-        monkeypatch.setattr(utils, "download_url", download_url)
-
-    return internet
+    monkeypatch.setattr(utils, "download_url", download_url)
+    return meanwhile
 
 
-def test_a_file_appears_when_it_is_whole(tmp_path, internet):
+def test_a_file_appears_when_it_is_whole(tmp_path, meanwhile):
     path = tmp_path / "new" / "folder" / "sounds.tar.gz"
     seen = []
-
-    def meanwhile(url, folder):
-        seen.append((url, folder.parent, socket.getdefaulttimeout()))
-        assert not path.exists()
-
-    internet(meanwhile)
+    meanwhile.side_effect = lambda url, folder: seen.append(
+        (url, folder.parent, path.exists(), socket.getdefaulttimeout())
+    )
     fetch(path)
-    assert seen == [("http://here/", path.parent, 10)]
+    assert seen == [("http://here/", path.parent, False, 10)]
     assert path.read_bytes() == b"whole"
+    assert names_in(path.parent) == {path.name}
+    # A stop keeps the earlier file and leaves nothing else behind.
+    meanwhile.side_effect = KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        fetch(path)
     assert names_in(path.parent) == {path.name}
 
 
-def test_a_stop_leaves_nothing_behind(tmp_path, internet):
-    internet(Mock(side_effect=KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        fetch(tmp_path / "sounds")
-    assert names_in(tmp_path) == set()
-
-
-def test_what_a_killed_download_leaves_is_cleared_after_a_day(tmp_path, internet):
-    folders = []
-    internet(lambda url, folder: folders.append(folder))
+def test_what_a_killed_download_leaves_is_cleared_after_a_day(tmp_path, meanwhile):
     fetch(tmp_path / "sounds")
-    folders[0].mkdir()
-    (folders[0] / "sounds").write_bytes(b"half")
+    leftover = meanwhile.call_args.args[1]
+    leftover.mkdir()
+    (leftover / "sounds").write_bytes(b"half")
     fetch(tmp_path / "sounds")
     # It might be a living run's, on this computer or another that shares the folder.
-    assert names_in(tmp_path) == {"sounds", folders[0].name}
-    os.utime(folders[0], (time.time() - 90_000,) * 2)
+    assert names_in(tmp_path) == {"sounds", leftover.name}
+    os.utime(leftover, (time.time() - 90_000,) * 2)
     fetch(tmp_path / "sounds")
     assert names_in(tmp_path) == {"sounds"}
 
 
-def test_two_scripts_may_download_at_once(tmp_path, internet, monkeypatch):
+def test_two_scripts_may_download_at_once(tmp_path, meanwhile, monkeypatch):
     path = tmp_path / "sounds"
 
     def other(url, folder):
-        if url != "http://other/":
-            fetch(path, "http://other/")  # is ready first
-            assert names_in(tmp_path) == {path.name, folder.name}
+        meanwhile.side_effect = None
+        fetch(path)  # is ready first
+        assert names_in(tmp_path) == {path.name, folder.name}
 
-    internet(other)
+    meanwhile.side_effect = other
     fetch(path)
-    assert path.read_bytes() == b"whole"
-
     # Windows: the other has the file open.
     monkeypatch.setattr(os, "replace", Mock(side_effect=PermissionError))
     fetch(path)
+    assert path.read_bytes() == b"whole"
     assert names_in(tmp_path) == {path.name}
 
 
 # ------------------------------------------------------------------------------
-# No files, no network
+# No files, no network: synthetic digits
 # ------------------------------------------------------------------------------
 
 
@@ -533,17 +503,3 @@ def test_a_project_in_a_folder_with_an_unusual_name(
     assert process.returncode == 0, process.stderr
     assert "Drawing" not in process.stdout  # found in data/ beside the script
     assert (folder / "mnist_model.pth").exists()
-
-
-@pytest.mark.real_mnist
-def test_the_original_files_are_downloaded_and_used(
-    tmp_path, real_mnist_dir, monkeypatch
-):
-    source = real_mnist_dir / "MNIST" / "raw"
-    monkeypatch.setattr(datasets, "DATA_DIR", tmp_path)
-    with server(lambda name: (200, [(source / name).read_bytes()])) as (address, _):
-        monkeypatch.setattr(mnist, "MIRRORS", [address])
-        data = datasets.load_raw_data("mnist")
-    assert [len(data.train_labels), len(data.test_labels)] == [60_000, 10_000]
-    assert data.train_labels[:5].tolist() == [5, 0, 4, 1, 9]
-    assert data.test_labels[:5].tolist() == [7, 2, 1, 0, 4]
