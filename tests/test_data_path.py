@@ -10,7 +10,6 @@ import hashlib
 import http.server
 import os
 import runpy
-import shutil
 import socket
 import ssl
 import struct
@@ -29,7 +28,7 @@ from torchvision.datasets import MNIST, utils
 import backstage.files
 from backstage.data import datasets, downloads, mnist, synthetic_digits
 from backstage.terminal import UserError
-from conftest import ROOT, run_python
+from conftest import ROOT
 
 NOBODY = "http://127.0.0.1:9/"  # the discard port: nothing listens there
 TABLES = ("TRAIN_IMAGES", "TRAIN_LABELS", "TEST_IMAGES", "TEST_LABELS")
@@ -270,7 +269,9 @@ def test_a_server_that_is_or_falls_silent_is_given_up(
     assert socket.getdefaulttimeout() == before
 
 
-def test_a_connection_that_fails_is_explained(contents, raw_dir, monkeypatch):
+def test_what_fails_before_a_server_answers_is_explained(
+    contents, raw_dir, monkeypatch
+):
     for error, advice in (
         (socket.gaierror(-2, "Name not known"), "connect to the internet"),
         (ssl.SSLError(1, "CERTIFICATE_VERIFY_FAILED"), "run 'Install Certificates"),
@@ -280,21 +281,12 @@ def test_a_connection_that_fails_is_explained(contents, raw_dir, monkeypatch):
         message = error_of_loading()
         assert error.strerror in message and advice in message
 
-
-def test_a_torchvision_that_does_not_fit_counts_as_no_download(
-    contents, raw_dir, monkeypatch
-):
     class Misfit(ModuleType):
         def __getattr__(self, name):
             raise RuntimeError("operator torchvision::nms does not exist")
 
     monkeypatch.setitem(sys.modules, "torchvision.datasets.utils", Misfit("utils"))
     assert "torchvision does not fit this torch (" in error_of_loading()
-
-
-# ------------------------------------------------------------------------------
-# Stopped, killed, twice at once
-# ------------------------------------------------------------------------------
 
 
 def fetch(path):
@@ -449,23 +441,3 @@ def test_without_a_place_to_keep_them_digits_are_drawn_in_memory(
     monkeypatch.setattr(datasets, "DATA_DIR", raw_dir)
     load_synthetic("auto")
     assert "They will be drawn again next time" in capsys.readouterr().out
-
-
-def test_a_project_in_a_folder_with_an_unusual_name(
-    tmp_path, monkeypatch, quick_drawing
-):
-    folder = tmp_path / "with spaces, t\u00e4st and \u6570\u5b57"
-    folder.mkdir()
-    for path in ROOT.glob("*.py"):
-        shutil.copy(path, folder)
-    shutil.copytree(ROOT / "backstage", folder / "backstage")
-    monkeypatch.setattr(datasets, "DATA_DIR", folder / "data")
-    load_synthetic()
-    flags = ("--dataset", "synthetic", "--train-samples", 100, "--epochs", 1)
-    process = run_python(
-        folder / "03_train_mnist.py", *flags,
-        cwd=folder, data_dir="", PYTHONIOENCODING="ascii",
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr
-    assert "Drawing" not in process.stdout  # found in data/ beside the script
-    assert (folder / "mnist_model.pth").exists()

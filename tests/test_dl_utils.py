@@ -15,7 +15,7 @@ from backstage.data.datasets import _handwriting
 from dl_utils import HISTORY_KEYS, BadSettingError, diagnose_training
 
 # ------------------------------------------------------------------------------
-# Devices
+# Devices, loaders and evaluation
 # ------------------------------------------------------------------------------
 
 
@@ -63,11 +63,6 @@ def test_one_core_is_used_unless_the_user_has_chosen(monkeypatch):
     assert asked == [1]
 
 
-# ------------------------------------------------------------------------------
-# Loaders
-# ------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def numbered(monkeypatch):
     """As many images as MNIST has, of three pixels each, which say its number.
@@ -113,6 +108,10 @@ def test_each_part_holds_its_images_with_their_labels(numbered):
         assert torch.equal(shown, part)
     images, _ = next(iter(loaders[0]))
     assert (images.shape[:2], images.dtype) == ((64, 1), torch.float32)
+    for loader in dl_utils.load_mnist_data(wrong_labels=1.0):  # one in ten by luck
+        shown, labels = epoch(loader)
+        wrong = 0.9 if len(labels) == 55_000 else 0
+        assert abs((labels != shown % 10).float().mean() - wrong) < wrong / 50 + 1e-9
 
 
 def test_fewer_training_images_are_the_first_and_validation_stays(numbered):
@@ -144,17 +143,6 @@ def test_the_seed_alone_decides_the_order_and_which_labels_are_wrong(numbered):
     assert 20 <= len(set(shown[:200]) & set(wrong)) <= 52
 
 
-def test_wrong_labels_are_in_the_training_part_only(numbered):
-    train_loader, *others = dl_utils.load_mnist_data(wrong_labels=1.0)
-    shown, labels = epoch(train_loader)
-    # All are replaced by random ones, and one in ten is right by luck.
-    assert 0.89 < (labels != shown % 10).float().mean() < 0.91
-    assert labels.unique().tolist() == list(range(10))
-    for loader in others:
-        shown, labels = epoch(loader)
-        assert torch.equal(labels, shown % 10)
-
-
 def test_the_share_of_replaced_labels_is_exact():
     for share in (0.0, 0.0006, 0.2, 1.0):
         labels = torch.full((1000,), 7)
@@ -174,18 +162,6 @@ def test_normalize_maps_grey_values_as_documented():
     assert normalized[0].unique().item() == pytest.approx((0 - 0.1307) / 0.3081)
     assert normalized[1].unique().item() == pytest.approx((1 - 0.1307) / 0.3081)
     assert stored.unique().tolist() == [0, 255]
-
-
-@pytest.mark.real_mnist
-def test_real_training_pixels_have_the_documented_mean_and_spread(real_mnist):
-    pixels = dl_utils.load_raw_data("mnist").train_images.float() / 255
-    assert round(pixels.mean().item(), 4) == dl_utils.MNIST_MEAN
-    assert round(pixels.std().item(), 4) == dl_utils.MNIST_STD
-
-
-# ------------------------------------------------------------------------------
-# Evaluation and counting
-# ------------------------------------------------------------------------------
 
 
 def test_only_trainable_parameters_are_counted():
@@ -258,10 +234,6 @@ def stuck(accuracy=89.0, **changes):
     return {"train_acc": accuracy, "val_acc": accuracy, **changes}
 
 
-def gain(before, points):
-    return stuck(last(before, before + points, before + points))
-
-
 TOO_HIGH, SEVERE, IMPROVING = list(dl_utils.ADVICE)[:3]
 OVERFITTING, UNDERFITTING, GOOD = list(dl_utils.ADVICE)[3:]
 GUESSING = math.log(10)  # the loss of guessing
@@ -310,8 +282,8 @@ VERDICTS = [
     (IMPROVING, {"val_acc": last(96.5, 97.0, 97.1)}),
     (GOOD, {"val_acc": [97.0, *last(96.5, 97.0, 97.1)[1:]]}),
     # or a twentieth of the mistakes,
-    (IMPROVING, gain(80.0, 1.001)),
-    (UNDERFITTING, gain(80.0, 0.999)),
+    (IMPROVING, stuck(last(80.0, 81.001, 81.001))),
+    (UNDERFITTING, stuck(last(80.0, 80.999, 80.999))),
     # compared with guessing or with before training.
     (IMPROVING, stuck([10.0], val_acc=[14.5], epochs=1)),
     (UNDERFITTING, stuck([10.0], val_acc=[14.49], epochs=1)),
@@ -376,17 +348,6 @@ EVIDENCE = [
 def test_the_evidence_is_told_in_numbers(changes, evidence):
     curves = {"train_loss": [0.5, *9 * [0.01234]], "train_acc": [60.0, *9 * [99.2]]}
     assert diagnose_training(history(**curves | changes)).evidence == evidence
-
-
-def test_a_diagnosis_is_printed_in_three_parts():
-    assert str(diagnose_training(history(**stuck(89.0)))) == (
-        "UNDERFITTING\n"
-        "Training 89.0% (loss 0.02), validation 89.0% (best: 89.0% in epoch 1).\n"
-        "First test the code: --hidden-size 128 --train-samples 100 --epochs 100 must "
-        "end at 100%\nin training. If it does not, try a larger learning rate, then "
-        "look for a mistake in the\nfive steps. If it does, use a larger hidden layer, "
-        "and see that forward() has its ReLU."
-    )
 
 
 @pytest.mark.parametrize("key", HISTORY_KEYS)

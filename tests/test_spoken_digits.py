@@ -219,25 +219,23 @@ def test_without_network_one_line_says_what_from_where_and_whereto(path, tmp_pat
     assert "damaged" not in run.stderr
 
 
-# ------------------------------------------------------------------------------
-# From the archive to the loader
-# ------------------------------------------------------------------------------
-
-BY_INDEX = ({10, 49}, {5, 9}, {0, 4})
-
-
 @pytest.mark.parametrize(
-    ("name", "stranger", "parts"),
+    ("name", "stranger", "validating"),
     [
-        ("spoken", "theo", BY_INDEX),
-        ("speakers", "theo", BY_INDEX),
-        ("new-voices", "lucas", ({*VOICES} - {"lucas", "yweweler"}, "yweweler")),
-        ("new-voices", "yweweler", ({*VOICES} - {"lucas", "yweweler"}, "lucas")),
-        ("new-voices", "george", ({*VOICES} - {"george", "yweweler"}, "yweweler")),
+        ("spoken", "theo", None),
+        ("speakers", "theo", None),
+        ("new-voices", "lucas", "yweweler"),
+        ("new-voices", "yweweler", "lucas"),
+        ("new-voices", "george", "yweweler"),
     ],
 )
-def test_every_recording_is_in_its_part_with_its_label(name, stranger, parts, path):
+def test_every_recording_is_in_its_part_with_its_label(
+    name, stranger, validating, path
+):
     path.write_bytes(GENUINE)
+    parts = [{10, 49}, {5, 9}, {0, 4}]
+    if validating:
+        parts = [{*VOICES} - {stranger, validating}, {validating}, {stranger}]
     data = dl_utils.load_raw_data(name, stranger)
     assert data[:5] == (
         name,
@@ -249,12 +247,12 @@ def test_every_recording_is_in_its_part_with_its_label(name, stranger, parts, pa
     everything = [recording[:3] for recording in dl_utils.load_recordings()]
     # At random, so that the first n are a fair sample, and always the same.
     order = torch.randperm(360, generator=torch.Generator().manual_seed(0)).tolist()
-    voices, by_voice = name == "speakers", name == "new-voices"
+    voices = name == "speakers"
     classes = VOICES if voices else list("0123456789")
     loaders = dl_utils.load_mnist_data(50, dataset=name, stranger=stranger)
-    for loader, part in zip(loaders, [*parts, stranger][:3], strict=True):
+    for loader, part in zip(loaders, parts, strict=True):
         shuffled = [everything[position] for position in order]
-        expected = [r for r in shuffled if (r[1] if by_voice else r[2]) in part]
+        expected = [r for r in shuffled if r[1] in part or r[2] in part]
         dataset = loader.dataset
         assert [said(image) for image in dataset.tensors[0]] == expected
         seen = [
@@ -332,12 +330,12 @@ def test_fine_spectrogram_is_as_documented():
     assert np.abs(spectrogram.numpy() - np.array(rows)).max() < 0.001
 
 
-@pytest.mark.parametrize("rate", [4_000, 44_100, 192_000])
-def test_tone_keeps_its_frequency_and_loudness_at_every_rate(rate):
-    samples = resample(tone(1_000, 1, rate), rate)
-    torch.testing.assert_close(samples, tone(1_000, 1), atol=0.01, rtol=0)
-    if rate > 10_000:  # what lies above 4,000 Hz disappears
-        assert resample(tone(4_100, 1, rate), rate).abs().max() < 0.005
+def test_tone_keeps_its_frequency_and_loudness_at_every_rate():
+    for rate in (4_000, 44_100):
+        samples = resample(tone(1_000, 1, rate), rate)
+        torch.testing.assert_close(samples, tone(1_000, 1), atol=0.01, rtol=0)
+    too_high = resample(tone(4_100, 1, rate), rate)  # 8,000 samples cannot hold it
+    assert too_high.abs().max() < 0.005
 
 
 # ------------------------------------------------------------------------------
@@ -349,9 +347,9 @@ def test_tone_keeps_its_frequency_and_loudness_at_every_rate(rate):
 def own(tmp_path):
     """A function that writes a file and reads it as a sound."""
 
-    def own(content, name="my_digit.wav"):
-        (tmp_path / name).write_bytes(content)
-        return read_own_sound(tmp_path / name)
+    def own(content):
+        (tmp_path / "my_digit.wav").write_bytes(content)
+        return read_own_sound(tmp_path / "my_digit.wav")
 
     return own
 
@@ -384,7 +382,7 @@ FORMATS = [
     ("telephone.wav", "pcm_mulaw", 8_000, 1, 0.9),
     ("iphone.m4a", "aac", 44_100, 1, 0.9),
     ("android.3gp", "libopencore_amrnb", 8_000, 1, 0.8),
-    ("12:30.mp3", "libmp3lame", 44_100, 2, 0.9),
+    ("12 30.mp3" if os.name == "nt" else "12:30.mp3", "libmp3lame", 44_100, 2, 0.9),
     ("%d \N{SNOWMAN}.webm", "libopus", 48_000, 2, 0.9),
     ("surround.flac", "flac", 192_000, 6, 0.99),
     ("video.mp4", "aac", 48_000, 2, 0.9),
@@ -483,9 +481,7 @@ def test_what_is_no_recording_is_one_line(tmp_path):
         assert_one_line(error, path)
 
 
-def test_missing_package_is_one_line_and_a_mistake_in_the_code_is_none(
-    own, monkeypatch
-):
+def test_a_missing_package_is_one_line_a_mistake_in_the_code_is_not(own, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(UserError) as error:
         patch.setitem(sys.modules, "av", None)  # import av fails
         own(wav(speech_like()))
@@ -501,11 +497,10 @@ def test_no_damage_to_a_sound_raises_anything_else(own, tmp_path):
     rng = random.Random(0)
     for _ in range(40):
         content = bytearray(original[: rng.choice([300, 9_000, len(original)])])
-        for _ in range(rng.randint(1, 9)):
-            position = rng.randrange(rng.choice([100, len(content)]))
+        for position in rng.choices(range(rng.choice([100, len(content)])), k=5):
             content[position] = rng.choice([0, 1, 2, 127, 255])
         with contextlib.suppress(UserError):
-            assert own(content, "a.m4a").shape == (28, 28)
+            assert own(content).shape == (28, 28)
 
 
 def test_real_recordings(real_fsdd_dir, own, monkeypatch):
