@@ -186,6 +186,7 @@ def test_evaluation_is_exact_and_leaves_the_model_as_it_was(tiny_loader, trainin
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     images, labels = tiny_loader.dataset.tensors
     logits = model[2](images.flatten(1)).detach()
+    labels[:15] = logits.argmax(1)[:15]
     loss, accuracy = dl_utils.evaluate_model(model, tiny_loader, "cpu")
     losses = logits.logsumexp(1) - logits[range(25), labels]
     assert loss == pytest.approx(losses.mean().item(), rel=1e-5)
@@ -256,7 +257,7 @@ VERDICTS = [
     (UNDERFITTING, stuck(train_loss=rising(99, 1.0099), epochs=100)),
     (UNDERFITTING, stuck(val_loss=rising(99, 1.0101), epochs=100)),
     # Never if it has learned its training images,
-    (GOOD, rough(94.0, train_acc=first(99.0, 95.0))),
+    (OVERFITTING, rough(89.99, train_acc=first(99.0, 95.0))),
     (TOO_HIGH, rough(89.99, train_acc=first(99.0, 94.99))),
     # or ends at 90 % and within 2 points of its own best.
     (UNDERFITTING, rough(last(91.99, 90.0))),
