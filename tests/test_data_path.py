@@ -31,7 +31,6 @@ from backstage.terminal import UserError
 from conftest import ROOT
 
 NOBODY = "http://127.0.0.1:9/"  # the discard port: nothing listens there
-TABLES = ("TRAIN_IMAGES", "TRAIN_LABELS", "TEST_IMAGES", "TEST_LABELS")
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def contents(monkeypatch):
     """Four small files in place of MNIST's: name -> packed content, and no mirror."""
     rng = np.random.default_rng(0)
     contents = {}
-    for table in TABLES:
+    for table in ("TRAIN_IMAGES", "TRAIN_LABELS", "TEST_IMAGES", "TEST_LABELS"):
         name, _ = getattr(mnist, table)
         shape = (30,) if "train" in name else (20,)
         shape += (28, 28) if "images" in name else ()
@@ -93,8 +92,7 @@ def serve(monkeypatch):
                     for part in parts:
                         self.wfile.write(part)
 
-            def log_message(self, *arguments):
-                pass
+            log_message = Mock()
 
         httpd = stack.enter_context(
             http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -107,10 +105,6 @@ def serve(monkeypatch):
 
     with contextlib.ExitStack() as stack:
         yield serve
-
-
-def names_in(folder):
-    return set(os.listdir(folder))
 
 
 def check_digits(contents):
@@ -134,11 +128,6 @@ def error_of_loading():
         datasets.load_raw_data("mnist")
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-# ------------------------------------------------------------------------------
-# Files at hand, and files from the internet
-# ------------------------------------------------------------------------------
 
 
 def test_mirrors_names_and_checksums_are_those_of_torchvision():
@@ -165,7 +154,7 @@ def test_good_files_are_used_as_they_are(contents, raw_dir, capsys):
     check_digits(contents)
     assert capsys.readouterr().out == ""
     assert other.read_bytes() == b"damaged"
-    assert names_in(raw_dir) == {*contents, other.name}
+    assert set(os.listdir(raw_dir)) == {*contents, other.name}
 
 
 def test_damaged_files_are_replaced(contents, raw_dir, serve, monkeypatch, capsys):
@@ -203,7 +192,7 @@ def test_what_stands_in_the_way_is_named_and_left_alone(contents, raw_dir, serve
     images.mkdir()
     error = error_of_loading()
     assert images.name in error and "copy the four MNIST .gz files" in error
-    assert names_in(raw_dir) == set(contents)
+    assert set(os.listdir(raw_dir)) == set(contents)
 
 
 def test_mirrors_are_tried_in_order(contents, raw_dir, serve, monkeypatch, capsys):
@@ -221,14 +210,14 @@ def test_mirrors_are_tried_in_order(contents, raw_dir, serve, monkeypatch, capsy
     # torchvision asks twice: where the file is (it follows redirections), and for it.
     asked = [f"{n}/{name}" for name in contents for n in [0, 1, 1, 2, 2, 3, 3]]
     assert requests == asked
-    assert names_in(raw_dir) == set(contents)
+    assert set(os.listdir(raw_dir)) == set(contents)
     assert capsys.readouterr().err == ""  # no progress bar where there is no terminal
 
     first = next(iter(contents))
     (raw_dir / first).unlink()
     monkeypatch.setattr(mnist, "MIRRORS", [NOBODY, *mirrors[:3]])
     start, *reasons = error_of_loading().split(". To get")[0].split("; ")
-    assert names_in(raw_dir) == set(contents) - {first}
+    assert set(os.listdir(raw_dir)) == set(contents) - {first}
     folder = f"MNIST is not complete in {raw_dir} and cannot be downloaded: "
     assert start.startswith(f"{folder}{NOBODY}{first}: ") and "refused" in start
     assert reasons == [
@@ -256,7 +245,7 @@ def test_a_silent_server_is_given_up(contents, raw_dir, serve, monkeypatch):
     monkeypatch.setattr(mnist, "MIRRORS", [f"{address}first/", f"{address}half-way/"])
     assert error_of_loading().count("timed out") == 2
     over.set()
-    assert names_in(raw_dir) == set()
+    assert set(os.listdir(raw_dir)) == set()
     assert socket.getdefaulttimeout() == before
 
 
@@ -307,12 +296,12 @@ def test_a_file_appears_when_it_is_whole(tmp_path, meanwhile):
     fetch(path)
     assert seen == [("http://here/", path.parent, False, 10)]
     assert path.read_bytes() == b"whole"
-    assert names_in(path.parent) == {path.name}
+    assert set(os.listdir(path.parent)) == {path.name}
     # A stop keeps the earlier file and leaves nothing else behind.
     meanwhile.side_effect = KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt):
         fetch(path)
-    assert names_in(path.parent) == {path.name}
+    assert set(os.listdir(path.parent)) == {path.name}
 
 
 def test_what_a_killed_download_leaves_is_cleared_after_a_day(tmp_path, meanwhile):
@@ -322,10 +311,10 @@ def test_what_a_killed_download_leaves_is_cleared_after_a_day(tmp_path, meanwhil
     (leftover / "sounds").write_bytes(b"half")
     fetch(tmp_path / "sounds")
     # It might be a living run's, on this computer or another that shares the folder.
-    assert names_in(tmp_path) == {"sounds", leftover.name}
+    assert set(os.listdir(tmp_path)) == {"sounds", leftover.name}
     os.utime(leftover, (time.time() - 90_000,) * 2)
     fetch(tmp_path / "sounds")
-    assert names_in(tmp_path) == {"sounds"}
+    assert set(os.listdir(tmp_path)) == {"sounds"}
 
 
 def test_two_scripts_may_download_at_once(tmp_path, meanwhile, monkeypatch):
@@ -334,7 +323,7 @@ def test_two_scripts_may_download_at_once(tmp_path, meanwhile, monkeypatch):
     def other(url, folder):
         meanwhile.side_effect = None
         fetch(path)  # is ready first
-        assert names_in(tmp_path) == {path.name, folder.name}
+        assert set(os.listdir(tmp_path)) == {path.name, folder.name}
 
     meanwhile.side_effect = other
     fetch(path)
@@ -342,12 +331,7 @@ def test_two_scripts_may_download_at_once(tmp_path, meanwhile, monkeypatch):
     monkeypatch.setattr(os, "replace", Mock(side_effect=PermissionError))
     fetch(path)
     assert path.read_bytes() == b"whole"
-    assert names_in(tmp_path) == {path.name}
-
-
-# ------------------------------------------------------------------------------
-# No files, no network: synthetic digits
-# ------------------------------------------------------------------------------
+    assert set(os.listdir(tmp_path)) == {path.name}
 
 
 def test_auto_goes_on_without_network(contents, raw_dir, capsys, quick_drawing):
@@ -364,7 +348,7 @@ def test_auto_goes_on_without_network(contents, raw_dir, capsys, quick_drawing):
         f"internet and run again, or copy the four MNIST .gz files into {raw_dir}. "
         "Drawing 70,000 synthetic digits"
     )
-    assert names_in(raw_dir) == set()
+    assert set(os.listdir(raw_dir)) == set()
 
 
 def test_an_unknown_data_set_or_voice_is_refused():
@@ -418,7 +402,7 @@ def test_digits_need_no_disk(raw_dir, contents, monkeypatch, quick_drawing, caps
         load_synthetic()
     output = " ".join(capsys.readouterr().out.split())
     assert output.endswith("cannot be written: No space left on device.")
-    assert names_in(datasets.DATA_DIR) == {"MNIST"}
+    assert set(os.listdir(datasets.DATA_DIR)) == {"MNIST"}
     raw_dir.rmdir()
     raw_dir.write_text("a file, not a folder")
     monkeypatch.setattr(datasets, "DATA_DIR", raw_dir)

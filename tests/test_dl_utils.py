@@ -4,7 +4,6 @@ import math
 import os
 import warnings
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch import nn
@@ -405,4 +404,3 @@ def test_a_history_that_is_not_finite_can_be_drawn(tmp_path, capsys):
     dl_utils.plot_training_history(curves, tmp_path / "history.png")
     assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().out == f"Saved: {tmp_path / 'history.png'}\n"
-    assert plt.get_fignums() == []
