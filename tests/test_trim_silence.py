@@ -40,6 +40,7 @@ TRIMMED = {
     "a gap": ([GAP, (0, 0.2), (-99, 0.22), (-9, 0.1), GAP], 0.56),
     "two words": ([GAP, (0, 0.2), (-99, 0.24), WORD, (-99, 0.4)], 0.34),
     "three words": ([GAP, (0, 0.2)] * 3 + [GAP], 0.84),
+    "the louder one": ([GAP, (-20, 0.3), (-99, 0.24), (0, 0.06), GAP], 0.1),
     "click of the mouse, and word": ([(0, 0.02), (-99, 0.3), WORD, GAP], 0.34),
     "faint click, close by": ([(-26, 0.02), GAP, WORD, GAP], 0.34),
 }
@@ -50,16 +51,10 @@ def test_what_is_trimmed(parts, seconds):
     assert used(*parts) == pytest.approx(seconds, abs=0.001)
 
 
-@pytest.mark.parametrize("decibels", [15, 25, 35, 45])
-@pytest.mark.parametrize("seconds", [1, 3])
-def test_noise_is_trimmed(seconds, decibels):
-    samples = torch.randn(seconds * 8_000, generator=torch.Generator().manual_seed(0))
-    samples *= 10 ** (-decibels / 20) / 2**0.5
-    samples[2_400:5_600] += torch.sin(torch.arange(3_200) * torch.pi / 4)
-    assert 0.4 <= len(trim_silence(samples)) / 8_000 <= 0.44
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_noise_alone_stays(seed):
-    noise = torch.randn(8_000, generator=torch.Generator().manual_seed(seed))
-    assert len(trim_silence(0.01 * noise)) / 8_000 > 0.9
+def test_noise_is_trimmed_and_noise_alone_stays():
+    noise = torch.randn(24_000, generator=torch.Generator().manual_seed(0))
+    assert len(trim_silence(0.01 * noise[:8_000])) / 8_000 > 0.9
+    for decibels in (15, 45):
+        samples = noise * 10 ** (-decibels / 20) / 2**0.5
+        samples[2_400:5_600] += torch.sin(torch.arange(3_200) * torch.pi / 4)
+        assert 0.4 <= len(trim_silence(samples)) / 8_000 <= 0.44
