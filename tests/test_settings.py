@@ -3,7 +3,7 @@
 import csv
 import os
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ VALUES = [
     ("samples_per_class", "a whole number from 1 to 100", ["0", "101"], [1, 100]),
     ("seeds", "a whole number from 2 to 100", ["1", "101"], [2, 100]),
     ("seed", f"a whole number from 0 to {MOST}", ["-1", f"{2**63}"], [0, MOST]),
-    ("train_samples", f"all, or a whole number from 1 to {MOST}", WHOLE, [None, 1, MOST]),
+    ("train_samples", f"all, or a whole number from 1 to {MOST}", WHOLE, [None, MOST]),
     ("learning_rate", "a positive number up to 1e+38", FLOAT, [1e-300, 1e38]),
     ("wrong_labels", "a share from 0 to 1", ["-0.1", "1.1", "20%", ""], [0.0, 1.0]),
     ("dataset", f"one of {', '.join(DATASETS)}", ["", "MNIST", "--"], DATASETS),
@@ -252,20 +252,10 @@ def test_a_file_that_is_no_table_is_one_line_and_left_alone(path):
 
 
 def test_runs_that_end_at_the_same_time_lose_nothing(path):
-    all_ready = threading.Barrier(4)
-
-    def record(process):
-        all_ready.wait()
-        for number in range(10):
-            runs.record_run(path, {"process": process, "number": number})
-
-    threads = [threading.Thread(target=record, args=(n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    found = sorted((row["process"], row["number"]) for row in runs.read_runs(path))
-    assert found == [(str(p), str(n)) for p in range(4) for n in range(10)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: runs.record_run(path, {"n": f"{n:02}"}), range(40)))
+    found = sorted(row["n"] for row in runs.read_runs(path))
+    assert found == [f"{n:02}" for n in range(40)]
     assert os.listdir(path.parent) == [path.name]
 
 
@@ -276,16 +266,13 @@ def test_the_last_run_that_wrote_a_file_is_found_and_described(path, tmp_path, c
         runs.record_run(path, run, tmp_path / name)
     runs.record_run(path, {"epochs": 3})  # it wrote none
     (tmp_path / "third").write_text("trained elsewhere")
-    for name, epochs in (("first", 2), ("second", 1), ("third", None)):
+    words = "It was trained with epochs {}, batch size 64, verdict good fit"
+    unknown = f"No run in {path} wrote these weights, so what they were trained on is "
+    unknown += "not known."
+    for name, epochs in (("first", "2"), ("second", "1"), ("third", None)):
         capsys.readouterr()
         run = runs.find_run(path, tmp_path / name)
-        assert run.pop("weights") == runs.fingerprint(tmp_path / name)
-        if epochs is None:
-            assert run == {}
-            words = f"No run in {path} wrote these weights, so what they were trained "
-            words += "on is not known."
-        else:
-            assert run["epochs"] == str(epochs)
-            words = f"It was trained with epochs {epochs}, batch size 64, "
-            words += "verdict good fit"
-        assert " ".join(capsys.readouterr().out.split()) == words
+        assert run["weights"] == runs.fingerprint(tmp_path / name)
+        assert run.get("epochs") == epochs
+        said = words.format(epochs) if epochs else unknown
+        assert " ".join(capsys.readouterr().out.split()) == said

@@ -2,6 +2,7 @@
 
 import math
 import re
+from unittest import mock
 
 import pytest
 import torch
@@ -13,18 +14,13 @@ from backstage.runs import fingerprint
 from conftest import (
     ROOT,
     assert_fits_the_console,
-    load_script,
     run_main,
     training_runs,
 )
 from dl_utils import diagnose_training, load_mnist_data
 
-SCRIPT = ROOT / "03_train_mnist.py"
+SCRIPT = "03_train_mnist.py"
 QUICK = ("--dataset", "synthetic", "--train-samples", 640, "--epochs", 2)
-
-
-def saved_model(folder):
-    return torch.load(folder / "mnist_model.pth", weights_only=True)
 
 
 class Edited(nn.Module):
@@ -57,32 +53,14 @@ together                          27,018
     assert capsys.readouterr().out == expected
 
 
-class Spy:
-    """Stands for model, criterion, loss and optimizer, and notes what is called."""
-
-    def __init__(self):
-        self.calls = []
-        self.weight = torch.zeros(784, 10, requires_grad=True)
-
-    def __getattr__(self, name):  # train, zero_grad, step
-        return lambda: self.calls.append(name)
-
-    def __call__(self, images):
-        self.calls.append("forward")
-        return images.flatten(1) @ self.weight
-
-    def criterion(self, logits, labels):
-        self.calls.append("loss")
-        loss = nn.functional.cross_entropy(logits, labels)
-        loss.register_hook(lambda gradient: self.calls.append("backward"))
-        return loss
-
-
 def test_the_five_steps_come_in_order_for_every_batch(train_script, tiny_loader):
-    spy = Spy()
-    train_script.train_epoch(spy, tiny_loader, spy.criterion, spy, "cpu")
-    five_steps = ["zero_grad", "forward", "loss", "backward", "step"]
-    assert spy.calls == ["train"] + 3 * five_steps
+    spy = mock.Mock()
+    spy.model.side_effect = lambda images: torch.zeros(len(images), 10)
+    spy.loss.return_value.item.return_value = 1.0
+    train_script.train_epoch(spy.model, tiny_loader, spy.loss, spy.optimizer, "cpu")
+    calls = [name for name, *_ in spy.mock_calls if name != "loss().item"]
+    five_steps = ["optimizer.zero_grad", "model", "loss", "loss().backward"]
+    assert calls == ["model.train", *3 * [*five_steps, "optimizer.step"]]
 
 
 # No flag has its default, so that each must be used.
@@ -97,8 +75,10 @@ FLAGS = {
 def train(train_script, synthetic_dir):
     """Return a function that trains shortly in a folder."""
 
-    def run(folder, *flags, script=train_script):
-        return run_main(script, *QUICK, *flags, cwd=folder, data_dir=synthetic_dir)
+    def run(folder, *flags):
+        return run_main(
+            train_script, *QUICK, *flags, cwd=folder, data_dir=synthetic_dir
+        )
 
     return run
 
@@ -169,9 +149,13 @@ def test_every_figure_is_that_of_a_plain_training(full_run, synthetic):
     for curve, values in zip(drawn, history.values(), strict=True):
         assert curve == pytest.approx(values)
     assert "(synthetic digits)" in figure.get_suptitle()
+    assert_fits_the_console(output.replace("\u00e4", ""))
+    names = ["mnist_model.pth", "training_history.png", "training_runs.csv"]
+    assert sorted(re.findall(r"^Saved: (.*)$", output, re.M)) == names
+    assert sorted(path.name for path in folder.iterdir()) == names
 
     # In the saved weights, bit for bit.
-    weights = saved_model(folder)
+    weights = torch.load(folder / names[0], weights_only=True)
     assert list(weights) == ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"]
     assert all(map(torch.equal, weights.values(), model.state_dict().values()))
 
@@ -187,14 +171,6 @@ def test_every_figure_is_that_of_a_plain_training(full_run, synthetic):
     }
 
 
-def test_a_run_writes_three_files_and_fits_the_console(full_run):
-    folder, output, _ = full_run
-    names = ["mnist_model.pth", "training_history.png", "training_runs.csv"]
-    assert sorted(path.name for path in folder.iterdir()) == names
-    assert sorted(re.findall(r"^Saved: (.*)$", output, re.M)) == names
-    assert_fits_the_console(output.replace("\u00e4", ""))
-
-
 @pytest.mark.parametrize("learning_rate", [0.3, 1e30], ids=["jumps", "not finite"])
 def test_a_network_that_only_guesses_does_not_replace_a_saved_one(
     learning_rate, train, tmp_path
@@ -205,10 +181,8 @@ def test_a_network_that_only_guesses_does_not_replace_a_saved_one(
     assert run.returncode == 1
     assert "LEARNING RATE TOO HIGH" in run.stdout
     assert "Test Accuracy" not in run.stdout
-    assert run.stderr.startswith(
-        "mnist_model.pth was not written: Divide the learning rate by 10"
-    )
-    assert run.stderr.count("\n") == 1
+    advice = "mnist_model.pth was not written: Divide the learning rate by 10.*\n"
+    assert re.fullmatch(advice, run.stderr)
     assert model.read_bytes() == b"earlier"
     assert_fits_the_console(run.stdout)
     # The run is part of the comparison all the same.
@@ -224,55 +198,23 @@ def test_help_shows_every_flag_with_its_meaning_and_default(train):
     assert (run.returncode, run.stderr) == (0, "")
     text = " ".join(run.stdout.partition("\n  --")[2].split()).replace("- ", "-")
     datasets = "auto, mnist, synthetic, spoken, speakers, new-voices"
+    share = "share of the training labels to replace by random ones"
+    start = "file of weights to begin with, instead of random ones"
     assert text.split(" --") == [
         "epochs X passes over the training data (default: 10)",
         "batch-size X images per training step (default: 64)",
         "learning-rate X step size of the optimizer (default: 0.001)",
         "hidden-size X neurons in the hidden layer (default: 128)",
         "train-samples X training images to use; few show overfitting (default: all)",
-        "wrong-labels X share of the training labels to replace by random ones "
-        "(default: 0.0)",
+        f"wrong-labels X {share} (default: 0.0)",
         "seed X start of all random numbers (default: 42)",
         f"dataset X one of {datasets} (default: auto)",
         "stranger X voice that new-voices tests on (default: lucas)",
-        "start-from X file of weights to begin with, instead of random ones (default: "
-        "none)",
+        f"start-from X {start} (default: none)",
         "own X file of your own examples, from the page of lesson 4 (default: none)",
         "note X a remark that is recorded with the run (default: none)",
     ]
     assert run.stdout.isascii()
-
-
-# A learner's own hyperparameter: a constant, one word in main, and its use.
-DROPOUT = {
-    "\nHIDDEN_SIZE = 128\n": "\nHIDDEN_SIZE = 128\n\nDROPOUT = 0.5\n",
-    "hidden_size=HIDDEN_SIZE,\n": "hidden_size=HIDDEN_SIZE, dropout=DROPOUT,\n",
-    "hidden_size: int = HIDDEN_SIZE": "hidden_size, share",
-    "= nn.ReLU()": "= nn.Sequential(nn.ReLU(), nn.Dropout(share))",
-    "SimpleNN(settings.hidden_size": "SimpleNN(settings.hidden_size, settings.dropout",
-}
-
-
-def test_an_own_hyperparameter_has_a_flag_and_is_recorded(train, tmp_path):
-    code = SCRIPT.read_text(encoding="utf-8")
-    for old, new in DROPOUT.items():
-        assert code.count(old) == 1, old
-        code = code.replace(old, new)
-    (tmp_path / "edited.py").write_text(code, encoding="utf-8")
-    script = load_script(tmp_path / "edited.py")
-    run = train(tmp_path, "--dropout", "much", script=script)
-    assert run.returncode == 2
-    assert "argument --dropout: must be a number, got 'much' (" in run.stderr
-    # The table is older than the hyperparameter, and has been in a spreadsheet.
-    table = tmp_path / "training_runs.csv"
-    table.write_text("epochs,val_acc,weather\n3,91.00,rain\n")
-    for flags in ((), ("--dropout", 0.0)):
-        run = train(tmp_path, *flags, script=script)
-        assert (run.returncode, run.stderr) == (0, "")
-    old, default, none = training_runs(tmp_path)
-    assert [run["dropout"] for run in (old, default, none)] == ["", "0.5", "0.0"]
-    assert [run["weather"] for run in (old, default, none)] == ["rain", "", ""]
-    assert float(default["train_acc"]) < float(none["train_acc"])  # it is used
 
 
 @pytest.mark.real_mnist
@@ -281,6 +223,5 @@ def test_the_defaults_reach_97_percent_on_real_digits(lessons_on_mnist):
     assert run["verdict"] == "good fit"
     # 97.6 % measured; other machines round differently, and so end elsewhere.
     assert float(run["val_acc"]) >= 97.0
-    output = lessons_on_mnist.outputs[SCRIPT.name]
-    (line,) = [x for x in output.splitlines() if x.startswith("Test Accuracy: ")]
-    assert float(line.removeprefix("Test Accuracy: ").removesuffix("%")) >= 97.0
+    output = lessons_on_mnist.outputs[SCRIPT]
+    assert float(re.search(r"^Test Accuracy: ([\d.]+)%$", output, re.M)[1]) >= 97.0
