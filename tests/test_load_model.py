@@ -27,12 +27,7 @@ from backstage.own.handwriting import read_own_digit
 from backstage.own.voice import read_own_sound
 from backstage.terminal import print_image
 from backstage.weights import explain_weights
-from conftest import (
-    ROOT,
-    assert_fits_the_console,
-    load_script,
-    run_main,
-)
+from conftest import ROOT, assert_fits_the_console, load_script, run_main
 from dl_utils import UserError
 
 SCRIPT = ROOT / "04_load_model.py"
@@ -42,7 +37,9 @@ PICTURES = ["predictions.png", "confusion_matrix.png", "what_it_learned.png"]
 
 @pytest.fixture(scope="module")
 def script():
-    return load_script("04_load_model")
+    script = load_script("04_load_model")
+    script.get_device = lambda: "cpu"  # to compare figures to the last digit
+    return script
 
 
 def saved(content, **options):
@@ -64,19 +61,18 @@ class Lessons(NamedTuple):
 @pytest.fixture(scope="module")
 def lessons(script, train_script, tmp_path_factory, synthetic_dir):
     """Lesson 3 (short) and lesson 4, which learns from the record what to test on."""
-    folder, figures = tmp_path_factory.mktemp("lessons"), []
-    outputs = []
+    folder, outputs, figures = tmp_path_factory.mktemp("lessons"), [], []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", lambda self, *_, **__: figures.append(self))
         patch.setattr("backstage.data.datasets.DATA_DIR", synthetic_dir)
+        patch.setattr(train_script, "get_device", script.get_device)
         for lesson, flags in ((train_script, QUICK), (script, ())):
             run = run_main(lesson, *flags, cwd=folder, data_dir=synthetic_dir)
             assert (run.returncode, run.stderr) == (0, "")
             outputs.append(run.stdout)
-        weights = torch.load(folder / "mnist_model.pth", weights_only=True)
-        return Lessons(
-            folder, *outputs, figures[1:], weights, load_raw_data("synthetic")
-        )
+        raw = load_raw_data("synthetic")
+    weights = torch.load(folder / "mnist_model.pth", weights_only=True)
+    return Lessons(folder, *outputs, figures[1:], weights, raw)
 
 
 def as_fed(images):
@@ -98,7 +94,8 @@ def answers(lessons):
 
 
 def percent(share):
-    return "over 99.9%" if share > 0.9995 else f"{100 * share:.1f}%"
+    middle = "under 0.1%" if share < 0.0005 else f"{100 * share:.1f}%"
+    return "over 99.9%" if share > 0.9995 else middle
 
 
 def test_its_figures_are_those_of_the_network_on_the_test_images(lessons):
@@ -114,7 +111,8 @@ def test_its_figures_are_those_of_the_network_on_the_test_images(lessons):
     row = weights["fc2.weight"][winner]
     terms = hidden * row
     largest = sorted(range(128), key=lambda i: -abs(terms[i]))[:5]
-    rest = sum(terms[i].item() for i in range(128) if i not in largest)
+    rest = terms.sum() - terms[largest].sum()
+    bias = weights["fc2.bias"][winner]
     expected = [
         f"Test Accuracy: {accuracy(inputs)}  (synthetic digits)",
         f"torch.save(model.state_dict(), ...)  {len(saved(weights)):>7,}  the class",
@@ -122,19 +120,17 @@ def test_its_figures_are_those_of_the_network_on_the_test_images(lessons):
         f"  Tanh instead of ReLU, same weights  {accuracy(inputs, torch.tanh)}",
         f"  images not normalized               {accuracy(pixels)}",
         f"Why does the first test image get {winner}? Its logit is made of:",
-        f"  bias                          {weights['fc2.bias'][winner]:>8.3f}",
+        f"  bias                          {bias:>8.3f}",
         *(
             f"  neuron {i:<4} {hidden[i]:>7.3f} x {row[i]:>6.3f} = {terms[i]:>8.3f}"
             for i in largest
         ),
         f"  the other neurons together    {rest:>8.3f}",
-        f"  sum                           {logits[winner]:>8.3f}",
+        f"  sum                           {bias + terms.sum():>8.3f}",
         f"The network itself says         {logits[winner]:>10.3f}",
     ]
-    place = -1
-    for line in expected:  # each once, and in this order
-        assert output.count(f"\n{line}") == 1, line
-        assert place < (place := output.index(f"\n{line}"))
+    places = [output.index(f"\n{line}") for line in expected]
+    assert places == sorted(places)
     assert f"Test Accuracy: {accuracy(inputs)}\n" in lessons.training
     written = re.findall("^Saved: ([^ \n]+)", output, re.M)
     assert written == [*PICTURES, "my_network.html"]
@@ -166,16 +162,10 @@ def test_predictions_png_shows_the_first_ten_and_the_worst_ten(lessons, answers)
 
 def test_confusion_matrix_png_has_the_truth_in_its_rows(lessons, answers):
     (ax,) = lessons.figures[1].axes
-    predictions, labels = answers.argmax(dim=1).tolist(), lessons.raw.test_labels
     counts = np.zeros((10, 10), int)
-    for label, prediction in zip(labels.tolist(), predictions, strict=True):
-        counts[label, prediction] += 1
-    shown = {text.get_position(): text.get_text() for text in ax.texts}
-    assert shown == {
-        (column, row): str(counts[row, column] or "")
-        for row in range(10)
-        for column in range(10)
-    }
+    np.add.at(counts, (lessons.raw.test_labels.numpy(), answers.argmax(1).numpy()), 1)
+    shown = {text.get_position()[::-1]: text.get_text() for text in ax.texts}
+    assert shown == {place: str(counts[place] or "") for place in np.ndindex(10, 10)}
     mistakes = counts - np.diag(np.diag(counts))
     assert (ax.images[0].get_array() == mistakes).all()
     row, column = np.unravel_index(mistakes.argmax(), (10, 10))
@@ -204,8 +194,8 @@ def test_what_it_learned_png_shows_the_strongest_neurons(lessons):
         assert image.get_clim() == pytest.approx((-limit, limit))
         if place < 10:
             assert torch.equal(shown, weights["fc1.weight"][strongest[place]])
-        else:  # as PyTorch begins: uniform from -1/28 to 1/28
-            assert 0.03 < shown.abs().max() <= 1 / 28
+        else:
+            assert 0.03 < limit <= 1 / 28  # as PyTorch begins
     assert figure.get_suptitle() == (
         "What the strongest neurons look for: red for, blue against.\nTraining turned "
         "noise (bottom) into strokes and blobs (top);\nfew of them are a shape that we "
@@ -213,15 +203,15 @@ def test_what_it_learned_png_shows_the_strongest_neurons(lessons):
     )
 
 
+SEEN = "\nYour digit, as the network sees it\n" + "-" * 34 + "\n"
+
+
 def answer(weights, image, classes):
     """Return what must be printed of an image, uint8 [28, 28]."""
     (logits,) = hidden_and_logits(weights, as_fed(image[None]))[1]
     shares = logits.softmax(dim=0)[: len(classes)].tolist()
     best = sorted(range(len(classes)), key=lambda i: -shares[i])[:3]
-    top3 = [
-        f"{classes[i]} ({percent(shares[i]) if shares[i] >= 0.0005 else 'under 0.1%'})"
-        for i in best
-    ]
+    top3 = [f"{classes[i]} ({percent(shares[i])})" for i in best]
     with contextlib.redirect_stdout(io.StringIO()) as shown:
         print_image(image)
     return f"{shown.getvalue()}Prediction: {top3[0]}\nTop 3: {', '.join(top3)}\n"
@@ -235,21 +225,18 @@ def test_the_answer_to_a_picture_is_the_networks(lessons, script, tmp_path):
     flags = ("--image", tmp_path / "my_digit.png")
     run = run_main(script, *flags, cwd=lessons.folder, data_dir=tmp_path)
     assert (run.returncode, run.stderr) == (0, "")
-    _, _, shown = run.stdout.partition("the network sees it\n")
-    expected = answer(lessons.weights, image, "0123456789")
-    assert shown == "-" * 34 + "\n" + expected
+    _, _, shown = run.stdout.partition(SEEN)
+    assert shown == answer(lessons.weights, image, "0123456789")
 
 
 def test_the_answer_to_a_recording_is_one_of_the_voices(lessons, script, tmp_path):
     # The outputs 7 to 9 stand for nobody; here they would win.
     weights = lessons.weights | {"fc2.bias": lessons.weights["fc2.bias"].clone()}
     weights["fc2.bias"][7:] += 20
-    torch.save(weights, tmp_path / "mnist_model.pth")
-    runs.record_run(
-        tmp_path / "training_runs.csv",
-        {"dataset": "speakers", "own": "my_voice.wav (10)"},
-        tmp_path / "mnist_model.pth",
-    )
+    model_path = tmp_path / "mnist_model.pth"
+    torch.save(weights, model_path)
+    record = {"dataset": "speakers", "own": "my_voice.wav (10)"}
+    runs.record_run(tmp_path / "training_runs.csv", record, model_path)
     samples = np.zeros(8_000, "<i2")
     pitch = np.sin(np.linspace(0, 1_500, 4_000)) * np.linspace(1, 0.2, 4_000)
     samples[2_000:6_000] = 9_000 * pitch
@@ -258,7 +245,7 @@ def test_the_answer_to_a_recording_is_one_of_the_voices(lessons, script, tmp_pat
         file.writeframes(samples.tobytes())
     run = run_main(script, "--sound", "my_voice.wav", cwd=tmp_path, data_dir=tmp_path)
     assert (run.returncode, run.stderr) == (0, "")
-    _, _, shown = run.stdout.partition("the network sees it\n" + "-" * 34 + "\n")
+    _, _, shown = run.stdout.partition(SEEN)
     image = read_own_sound(tmp_path / "my_voice.wav")
     voices = ["george", "jackson", "lucas", "nicolas", "theo", "yweweler", "you"]
     used, rest = shown.split("\n", 1)
@@ -302,9 +289,7 @@ class Digits(TensorDataset):
     classes = [str(digit) for digit in range(10)]  # noqa: RUF012
 
     def __init__(self, labels):
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randn(len(labels), 1, 28, 28, generator=generator)
-        super().__init__(images, torch.tensor(labels))
+        super().__init__(torch.randn(len(labels), 1, 28, 28), torch.tensor(labels))
 
 
 def test_no_share_is_all_or_nothing(script):
@@ -461,8 +446,7 @@ BAD_FILES = {
     "missing": (None, ": run 03_train_mnist.py first"),
     "empty": (b"", " is empty: run 03_train_mnist.py again"),
     "text": (b"Dear diary,\n", FOREIGN),
-    "another archive": (archive("letter.txt"), FOREIGN),
-    "another archive with a folder": (archive("folder/letter.txt"), FOREIGN),
+    "another archive": (archive("folder/letter.txt"), FOREIGN),
     "TorchScript": (archive("archive/constants.pkl", GOOD), FOREIGN),
     **{f"cut at {n}": (GOOD[:n], DAMAGED) for n in (10, 1000, 200_000, len(GOOD) - 1)},
     "whole model": (saved(WHOLE), MORE),
@@ -471,19 +455,14 @@ BAD_FILES = {
     "unzipped": (saved(WHOLE, _use_new_zipfile_serialization=False), MORE),
     "a dict around them": (saved({"model": dict(WEIGHTS.state_dict())}), BY_NAME),
     "a tensor": (saved(torch.ones(3)), BY_NAME),
-    "a number": (saved(5), BY_NAME),
     "nan": (layers(fc1=FC1, fc2=NAN), " holds weights like nan or inf: train again"),
     "renamed": (layers(layer1=FC1, layer2=FC2), NEEDED.format("fc1")),
     "added": (
         layers(**WEIGHTS, fc3=FC2), f" holds fc3.weight, which the model lacks{SAME}"
     ),
     "removed": (layers(fc1=FC1), NEEDED.format("fc2")),
-    "none": (layers(), NEEDED.format("fc1")),
     "convolved": (
         layers(fc1=nn.Conv2d(1, 128, 28), fc2=FC2), SIZES.format([128, 1, 28, 28], SAME)
-    ),
-    "inputs": (
-        layers(fc1=nn.Linear(400, 128), fc2=FC2), SIZES.format([128, 400], SAME)
     ),
     "hidden size": (
         layers(fc1=nn.Linear(784, 64), fc2=nn.Linear(64, 10)),

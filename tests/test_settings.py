@@ -108,7 +108,7 @@ def test_every_flag_is_tested():
     ("words", "constant"),
     [
         (["--epoch", "3"], 10), (["extra"], 10), (["--seed"], 10), (["-x"], 10),
-        (["--epochs", "ten"], 10), ([], None), ([], []), ([], 1.5j), ([], -1),
+        (["--epochs", "ten"], 10), ([], None), ([], []), ([], -1),
     ],
 )  # fmt: skip
 def test_a_bad_setting_is_one_line_before_anything_is_done(
@@ -135,9 +135,8 @@ def test_an_own_constant_of_another_kind_comes_back_as_it_is(value, capsys):
     assert "--choice" not in output
 
 
-@pytest.mark.parametrize("launcher", ["ipykernel", "colab_kernel"])
-def test_in_a_notebook_the_words_of_its_kernel_are_not_ours(launcher, monkeypatch):
-    words = [f"/usr/lib/{launcher}_launcher.py", "-f", "kernel-1234.json"]
+def test_in_a_notebook_the_words_of_its_kernel_are_not_ours(monkeypatch):
+    words = ["/usr/lib/colab_kernel_launcher.py", "-f", "kernel-1234.json"]
     monkeypatch.setattr(sys, "argv", words)
     assert vars(parse_settings("", epochs=3)) == {"epochs": 3}
     monkeypatch.setattr(sys, "argv", ["03_train_mnist.py", "--epochs", "4"])  # %run
@@ -197,9 +196,8 @@ SAVED = "epochs;val_acc;note\r\n1;90;gr\u00f6\u00dfer, x\r\n"
 # What the file held -> what it holds after a run of 3 epochs with dropout 0.5.
 TABLES = {
     b"": ["epochs,dropout", "3,0.5"],
-    b"\n\n": ["epochs,dropout", "3,0.5"],
     b"epochs\n": ["epochs,dropout", "3,0.5"],
-    b"\0\n": None,
+    b"\0\n": ["epochs,dropout", "3,0.5"],
     b"\xff\xfe": ["epochs,dropout", "3,0.5"],
     b"name,age\nAda,36\n": ["name,age,epochs,dropout", "Ada,36,,", ",,3,0.5"],
     b"epochs,sun,val_acc\n1,no,91\n2\n": [
@@ -229,11 +227,7 @@ def test_a_run_is_recorded_whatever_the_file_held(path, content):
     for _ in range(2):  # equal runs both stay
         runs.record_run(path, {"epochs": 3, "dropout": 0.5})
     found = [",".join(cell.replace(",", ";") for cell in row) for row in table(path)]
-    expected = TABLES[content]
-    if expected is None:
-        assert found[-1].endswith("3,0.5")
-    else:
-        assert found == [*expected, expected[-1]]
+    assert found == [*TABLES[content], TABLES[content][-1]]
 
 
 @pytest.mark.parametrize("note", ['commas, "quotes"', "two\nlines", "gr\u00f6\u00dfer"])

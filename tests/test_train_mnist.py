@@ -11,12 +11,7 @@ from torch import nn
 
 from backstage import networks
 from backstage.runs import fingerprint
-from conftest import (
-    ROOT,
-    assert_fits_the_console,
-    run_main,
-    training_runs,
-)
+from conftest import ROOT, assert_fits_the_console, run_main, training_runs
 from dl_utils import diagnose_training, load_mnist_data
 
 SCRIPT = "03_train_mnist.py"
@@ -90,6 +85,7 @@ def full_run(train_script, tmp_path_factory, synthetic_dir):
     words = [f"--{name.replace('_', '-')}={value}" for name, value in FLAGS.items()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", lambda self, *_, **__: figures.append(self))
+        patch.setattr(train_script, "get_device", lambda: "cpu")
         run = run_main(train_script, *words, cwd=folder, data_dir=synthetic_dir)
     assert (run.returncode, run.stderr) == (0, "")
     (figure,) = figures
