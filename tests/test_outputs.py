@@ -202,8 +202,7 @@ def test_a_narrow_terminal_from_another_folder_without_home_and_display(tmp_path
     )  # fmt: skip
     assert process.returncode == 0, process.stdout
     assert "100%|" in process.stdout
-    assert process.stdout.isascii()
-    assert "Warning" not in process.stdout
+    assert process.stdout.isascii() and "Warning" not in process.stdout
     assert {*RESULTS} <= {*os.listdir(tmp_path)}
 
 
