@@ -1,251 +1,217 @@
-"""02_load_mnist.py: every finding about the data, and what a learner sees."""
+"""02_load_mnist.py: what its pictures show, and what it finds in data with faults."""
 
 import re
 
+import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 import dl_utils
 from conftest import assert_fits_the_console, load_script, run_main
 from documents import GUIDE
 
-PICTURES = ["mnist_overview.png", "mnist_samples.png"]
+SCRIPT = "02_load_mnist.py"
 
 
 @pytest.fixture(scope="module")
 def script():
-    return load_script("02_load_mnist")
+    return load_script(SCRIPT)
 
 
-def one_pixel_images(*pixels):
-    """Return images that are blank but for pixel number p of grey value v."""
-    images = torch.zeros(len(pixels), 784, dtype=torch.uint8)
-    for image, (position, value) in zip(images, pixels, strict=True):
-        image[position] = value
-    return images.reshape(-1, 28, 28)
+def texts_of(ax):
+    """Return title, names of the axes, and labels of the ticks on both of them."""
+    x, y = ax.get_xticklabels(), ax.get_yticklabels()
+    ticks = [[tick.get_text() for tick in labels] for labels in (x, y)]
+    return ax.get_title(), ax.get_xlabel(), ax.get_ylabel(), *ticks
 
 
-# One image per digit, each with a pixel of its own: these are also the averages.
-DIGITS = one_pixel_images(*((position, 255) for position in range(10)))
+def images_in(ax):
+    """Take a grid of images apart again: [rows, columns, 28, 28]."""
+    (grid,) = ax.images
+    # 0 is white and 255 black, in every picture.
+    assert (grid.get_cmap().name, grid.get_clim()) == ("gray_r", (0, 255))
+    picture = torch.as_tensor(np.asarray(grid.get_array()))
+    rows, columns = (size // 32 for size in picture.shape)
+    return picture.reshape(rows, 32, columns, 32).transpose(1, 2)[..., 2:30, 2:30]
 
 
 # ------------------------------------------------------------------------------
-# Images, classes, pixels
+# The pictures of the synthetic digits
 # ------------------------------------------------------------------------------
 
 
-def test_an_image_is_printed_without_its_margin(script, capsys):
-    image = torch.zeros(28, 28, dtype=torch.uint8)
-    image[5, 7], image[6, 9] = 255, 8
-    script.print_image_values(image)
-    assert capsys.readouterr().out == " 255   .   .\n   .   .   8\n"
+def test_samples_are_random_images_of_each_class(quick_lessons, script, synthetic):
+    data = dl_utils.load_raw_data("synthetic")
+    figure = quick_lessons.figures[SCRIPT][0]
+    assert figure.get_suptitle() == "No two alike: random synthetic digits to train on"
+    (ax,) = figure.axes
+    assert texts_of(ax) == ("", data.axes, "Label", [], list("0123456789"))
+    torch.manual_seed(42)
+    picked = script.pick_samples(data.train_labels, 14)
+    assert torch.equal(images_in(ax), data.train_images[picked])
+    assert (data.train_labels[picked] == torch.arange(10).unsqueeze(1)).all()
+    assert len(picked.unique()) == 140
+    assert picked.float().mean() == pytest.approx(30_000, rel=0.2)  # not the first
+    assert not torch.equal(script.pick_samples(data.train_labels, 14), picked)
 
 
-def test_the_widest_image_fits_on_the_screen(script, capsys):
-    script.print_image_values(torch.full((20, 20), 255, dtype=torch.uint8))
-    assert_fits_the_console(capsys.readouterr().out)
+def test_the_overview_shows_what_the_data_are(quick_lessons, synthetic):
+    data = dl_utils.load_raw_data("synthetic")
+    images, labels = data.train_images.numpy(), data.train_labels.numpy()
+    output = quick_lessons.outputs[SCRIPT]
+    figure = quick_lessons.figures[SCRIPT][1]
+    title = "60,000 synthetic digits: what to know before training"
+    assert (figure.get_suptitle(), figure.get_supxlabel()) == (title, data.axes)
+    classes, pixels, averages, ambiguous = figure.axes
 
-
-def test_imbalance_is_the_largest_class_over_the_smallest(script):
-    assert script.imbalance_ratio(torch.tensor([20, 50, 30])) == 2.5
-
-
-def test_the_histogram_counts_every_grey_value(script):
-    histogram = script.pixel_histogram(one_pixel_images((0, 255), (3, 7)))
-    assert histogram.shape == (256,)
-    assert histogram[[0, 7, 255]].tolist() == [2 * 784 - 2, 1, 1]
-
-
-def test_mean_and_std_are_those_of_the_pixels(script):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (9, 28, 28), generator=generator).to(torch.uint8)
-    pixels = images.double() / 255
-    assert script.mean_and_std(script.pixel_histogram(images)) == pytest.approx(
-        (pixels.mean().item(), pixels.std(correction=0).item()), rel=1e-12
+    counts = np.bincount(labels)
+    title = "Largest class: 1.07 times the smallest"
+    assert texts_of(classes)[:4] == (
+        *(title, "Class", "Training images"),
+        list("0123456789"),
     )
+    assert [bar.get_height() for bar in classes.patches] == counts.tolist()
+    assert [text.get_text() for text in classes.texts] == [f"{n:,}" for n in counts]
+
+    share, _ = np.histogram(images, bins=16, range=(0, 256))
+    bars = [(bar.get_center()[0], bar.get_height()) for bar in pixels.patches]
+    centers, heights = zip(*bars, strict=True)
+    assert centers == tuple(range(8, 256, 16))
+    assert heights == pytest.approx(share / images.size * 100)
+    white = round((images == 0).mean() * 100)
+    title, x, y, _, ticks = texts_of(pixels)
+    assert title == f"{white}% of all pixels are 0"
+    assert (x, y) == ("Pixel value (0 paper, 255 ink)", "Pixels (%), logarithmic")
+    assert (pixels.get_yscale(), ticks) == ("log", ["0.1", "1", "10", "100"])
+    assert pixels.get_yticks().tolist() == [0.1, 1, 10, 100]
+
+    # The same averages and distances, computed in another way.
+    points = images.reshape(-1, 784) / np.float32(255)
+    means = np.stack([points[labels == label].mean(axis=0) for label in range(10)])
+    shown = images_in(averages)[0].flatten(1)
+    assert shown.numpy() == pytest.approx(255 * means, abs=0.01)
+    test = data.test_images.numpy().reshape(-1, 784) / np.float32(255)
+    nearest = ((means**2).sum(axis=1) - 2 * test @ means.T).argmin(axis=1)
+    right = nearest == data.test_labels.numpy()
+    accuracy = re.search(r"(\S+)%  by naming the class of the nearest", output)[1]
+    assert 100 * right.mean() == pytest.approx(float(accuracy), abs=0.02)
+    title = f"Average images: the nearest one is right for {accuracy}% of the test set"
+    assert averages.get_title() == title
+    for label, tick in enumerate(averages.get_xticklabels()):
+        percent = 100 * right[data.test_labels.numpy() == label].mean()
+        assert tick.get_text() == f"{label}: {percent:.0f}%"
+
+    table = re.findall(r"^(\d) +(\d) +\d\.\d\d +(\d+)$", output, re.MULTILINE)
+    names = [f"{name}, or {other}?" for name, other, _ in table]
+    title = "Hard to read: nearer to the average of another class"
+    assert texts_of(ambiguous) == (title, "", "", names, [])
+    positions = [int(position) for _, _, position in table]
+    assert torch.equal(images_in(ambiguous)[0], data.train_images[positions])
 
 
 # ------------------------------------------------------------------------------
-# Is the data clean?
+# Data of another kind, with faults
 # ------------------------------------------------------------------------------
 
-
-def test_mean_pixels_tell_blank_faintest_and_boldest(script):
-    images = torch.stack([torch.full((28, 28), v) for v in (9, 0, 255)])
-    ink = script.mean_pixels(images.to(torch.uint8))
-    assert ink.tolist() == [9, 0, 255]
+VOICES = ["george", "jackson", "lucas", "nicolas", "theo", "yweweler"]
 
 
-def test_every_copy_of_an_earlier_image_is_found(script):
-    a, b, c = (0, 1), (0, 2), (1, 1)
-    assert script.find_duplicates(one_pixel_images(a, b, a, c, b, a)) == [
-        (0, 2),
-        (1, 4),
-        (0, 5),
-    ]
-    assert script.find_duplicates(one_pixel_images(a, b, c)) == []
-
-
-def test_test_images_seen_in_training_are_found(script):
-    train = one_pixel_images((0, 1), (0, 2), (1, 1))
-    test = one_pixel_images((9, 9), (1, 1), (0, 3), (0, 1))
-    assert script.find_overlap(train, test) == [1, 3]
-
-
-# ------------------------------------------------------------------------------
-# Average images
-# ------------------------------------------------------------------------------
-
-
-def test_average_images_are_averages_of_their_class(script):
-    images = torch.cat([DIGITS, one_pixel_images((400, 100))])
-    labels = torch.tensor([*range(10), 3])
-    averages = script.average_images(images, labels)
-    assert averages.shape == (10, 28, 28)
-    assert averages[3].flatten()[[3, 400]].tolist() == [127.5, 50]
-    assert torch.equal(averages[4], DIGITS[4].float())
-
-
-def test_distance_is_the_root_of_the_squared_differences(script):
-    images = torch.zeros(2, 28, 28, dtype=torch.uint8)
-    images[1, :2, :2] = 255  # four pixels differ by 1: root of 4
-    measured = script.distances(images, images[:1].float())
-    torch.testing.assert_close(measured, torch.tensor([[0.0], [2.0]]))
-
-
-def test_the_most_ambiguous_image_looks_most_like_another_class(script):
-    # Three images called 3: a clear one, one a little like 5, one exactly like 8.
-    a_little_like_5 = DIGITS[5] // 2 + DIGITS[3] // 3
-    images = torch.cat([DIGITS, a_little_like_5.unsqueeze(0), DIGITS[8:9]])
-    labels = torch.tensor([*range(10), 3, 3])
-    found = script.most_ambiguous(images, labels, DIGITS.float())
-    assert len(found) == 10
-    position, other, amount = found[3]
-    assert (position, other) == (11, 8)
-    assert amount == pytest.approx(2**0.5, abs=1e-4)  # from 3 to 8, two pixels change
-    # A class with one clear image: it is nearer to its own average.
-    assert found[4][0] == 4
-    assert found[4][2] < 0
-
-
-def test_the_baseline_names_the_nearest_average(script):
-    images = torch.cat([DIGITS, DIGITS[:2]])
-    labels = torch.tensor([*range(10), 0, 0])  # the last image is a 1, called 0
-    accuracy, per_class = script.measure_baseline(images, labels, DIGITS.float())
-    assert accuracy == pytest.approx(100 * 11 / 12)
-    assert per_class == pytest.approx([100 * 2 / 3, *[100] * 9])
-
-
-# ------------------------------------------------------------------------------
-# Pictures
-# ------------------------------------------------------------------------------
-
-
-def test_samples_are_different_images_of_each_class(script):
-    labels = torch.arange(100) % 10
-    torch.manual_seed(0)
-    picked = script.pick_samples(labels, 5)
-    assert torch.equal(labels[picked], torch.arange(10).unsqueeze(1).expand(10, 5))
-    assert len(picked.unique()) == 50
-    torch.manual_seed(1)
-    assert not torch.equal(script.pick_samples(labels, 5), picked)
-
-
-def test_a_grid_shows_each_image_in_its_place(script):
-    ax = Figure().subplots()
-    images = torch.zeros(2, 3, 28, 28, dtype=torch.uint8)
-    images[1, 2] = 255  # second row, third column
-    script.show_grid(ax, images, below="abc", beside="de")
-    picture = ax.images[0].get_array()
-    assert picture.shape == (64, 96)
-    assert (picture[34:62, 66:94] == 255).all()
-    assert picture.sum() == 255 * 784
-    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["a", "b", "c"]
-
-
-# ------------------------------------------------------------------------------
-# What a learner sees
-# ------------------------------------------------------------------------------
-
-
-def explore(script, folder, data_dir, *flags):
-    """Run the lesson; return its output and the texts in each of its pictures."""
-    pictures = []
-
-    def save_figure(figure, path):
-        dl_utils.save_figure(figure, path)
-        pictures.append(" ".join(text.get_text() for text in figure.findobj(Text)))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(script, "save_figure", save_figure)
-        code, output, errors = run_main(script, *flags, cwd=folder, data_dir=data_dir)
-    assert (code, errors) == (0, "")
-    return output, pictures
-
-
-def test_a_run_prints_plain_text_and_writes_two_pictures(
-    script, synthetic_dir, tmp_path
-):
-    output, pictures = explore(
-        script, tmp_path, synthetic_dir, "--dataset", "synthetic"
-    )
-    assert_fits_the_console(output)
-    assert "These are synthetic digits, so the numbers differ." in output
-    assert sorted(path.name for path in tmp_path.iterdir()) == PICTURES
-    for name in PICTURES:
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-        assert f"Saved: {name}\n" in output
-    assert len(pictures) == 2
-    assert all("synthetic digits" in texts for texts in pictures)
-
-
-def six_speakers():
-    """A small data set of another kind: recordings whose classes have names."""
-    names = ["george", "jackson", "lucas", "nicolas", "theo", "yweweler"]
+def faulty_recordings():
+    """90 + 30 recordings of six voices, and what a learner should notice in them."""
     labels = torch.arange(120) % 6
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 99, (120, 28, 28), generator=generator).to(torch.uint8)
-    for image, label in zip(images, labels, strict=True):
-        image[:, 4 * label] = 255  # each class has a bright column of its own
-    images[0, :, 20:] = 0  # the first is printed, and must not be too wide
+    images = torch.zeros(120, 28, 28, dtype=torch.uint8)
+    for i, label in enumerate(labels):
+        images[i, :, 4 * label] = 255  # each class has a bright column of its own,
+        images[i, i % 28, (1, 2, 3, 5, 6)[i // 28]] = 90  # and each image a dot
+    images[12] = 0  # blank
+    images[33], images[45] = images[27], images[27]
+    images[64] = 250
+    images[80, :, 8], images[80, :, 16] = 0, 255  # labelled lucas, but looks like theo
+    images[91], images[118] = images[7], images[40]
+    labels[100] = 3  # in truth 4, so the baseline is right for 29 of 30
     # _replace, because a data set may come to have more parts.
     return dl_utils.load_raw_data("synthetic")._replace(
         name="speakers",
         title="voices",
         unit="recording",
         scale="0 silence, 255 loud",
-        classes=names,
+        axes="time to the right",
+        classes=VOICES,
         train_images=images[:90],
         train_labels=labels[:90],
         test_images=images[90:],
         test_labels=labels[90:],
-        order=torch.randperm(90, generator=generator),
-        val_size=12,
     )
 
 
-def test_classes_with_names_are_called_by_them(
-    script, synthetic, monkeypatch, tmp_path
+def test_faults_are_found_and_classes_called_by_their_names(
+    script, synthetic, synthetic_dir, monkeypatch, tmp_path
 ):
-    data = six_speakers()
+    data, figures = faulty_recordings(), []
     monkeypatch.setattr(script, "load_raw_data", lambda *_: data)
-    output, pictures = explore(script, tmp_path, tmp_path)
-    assert_fits_the_console(output)
-    assert "The first training image, george" in output
-    for name in ("george", "yweweler"):
-        assert re.search(rf"^{name} +15  #+$", output, re.M)
-    assert "90 recordings, to learn from" in output
-    assert "These are voices, so the numbers differ." in output
-    for texts in pictures:
-        assert all(name in texts for name in ["voices", *data.classes])
+    monkeypatch.setattr(script, "save_figure", lambda figure, _: figures.append(figure))
+    run = run_main(script, cwd=tmp_path, data_dir=synthetic_dir)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert_fits_the_console(run.stdout)
+    for line in (
+        "Data set         voices",
+        "Training set     90 recordings, to learn from",
+        "One pixel        torch.uint8, 0 silence, 255 loud",
+        "One label        torch.int64, 0 to 5",
+        f"Classes          {', '.join(VOICES)}",
+        "The first training image, george (a dot is a 0, margin left out):\n 255  90",
+        "Classes: training recordings per class",
+        f"yweweler     15  {50 * '#'}",
+    ):
+        assert f"\n{line}\n" in run.stdout
+    # Hand-made images come out as computed by hand: lucas to theo, for example, is
+    # sqrt(28) * (sqrt(2) * 14 / 15 - sqrt(27) * 0.065) = 5.19, but for the dots.
+    assert (
+        run.stdout.partition("Each of these should be 0:\n")[2]
+        == """\
+Training images that are blank  1
+Copies of training images       2
+Test images also in training    2
+Faintest image    12: george, mean pixel 0 of 255
+Boldest  image    64: theo, mean pixel 250 of 255
+
+The most ambiguous image of each class
+--------------------------------------
+It is nearer to the average image of another class than to that of its own.
+class     looks like  nearer by  image number
+george    lucas           -0.01            12
+jackson   george          -6.91             1
+lucas     theo             5.16            80
+nicolas   george          -6.90             3
+theo      lucas           -1.73            64
+yweweler  george          -6.91             5
+
+A baseline without any network
+------------------------------
+Test recordings that are named correctly
+16.67%  by always saying george, the largest class
+96.67%  by naming the class of the nearest average
+The last one is the number every network here must beat.
+
+Pictures
+--------
+"""
+    )
+    samples, overview = figures
+    assert samples.get_suptitle() == "No two alike: random voices to train on"
+    assert texts_of(samples.axes[0]) == ("", data.axes, "Label", [], VOICES)
+    assert overview.get_suptitle() == "90 voices: what to know before training"
+    classes, pixels, averages, ambiguous = map(texts_of, overview.axes)
+    assert classes[1:4] == ("Class", "Training recordings", VOICES)
+    assert pixels[1] == "Pixel value (0 silence, 255 loud)"
+    right = [100, 100, 100, 83, 100, 100]
+    assert averages[3] == [f"{v}: {n}%" for v, n in zip(VOICES, right, strict=True)]
+    assert ambiguous[3][2:4] == ["lucas, or theo?", "nicolas, or george?"]
 
 
-def test_a_bad_value_gets_one_line(script, tmp_path):
-    code, _, errors = run_main(script, "--seed", -1, cwd=tmp_path, data_dir=tmp_path)
-    assert code == 2
-    assert errors.count("\n") == 1
+# ------------------------------------------------------------------------------
+# Real MNIST
+# ------------------------------------------------------------------------------
 
 
 @pytest.mark.real_mnist
