@@ -3,10 +3,8 @@
 import itertools
 import re
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from conftest import ROOT, assert_fits_the_console, load_script, run_python
@@ -22,20 +20,16 @@ def script():
 
 
 def test_every_result_shown_is_that_of_the_code_beside_it(quick_lessons):
+    output = quick_lessons.outputs[SCRIPT.name]
     # f"{code = }" prints both. The docstring's, and one that raises, show no result.
     in_braces = re.findall(r'f"\{(.+?) = \}', SOURCE)[1:]
     in_braces.remove("images @ weights")
     code = r"((?:(?![a-z] [a-z]).)+?)"  # no sentence
     result = r"(?=tensor\(|array\(|torch\.|device\(|'cpu'|\d)"
-    output = quick_lessons.outputs[SCRIPT.name]
-    shown = re.findall(rf"^{code} = {result}", output, re.M)
-    assert shown == in_braces
-
-
-def test_the_shape_error_is_the_one_torch_raises(quick_lessons):
+    assert re.findall(rf"^{code} = {result}", output, re.M) == in_braces
     with pytest.raises(RuntimeError) as error:
         torch.zeros(64, 1, 28, 28) @ torch.zeros(784, 128)
-    assert f"\nRuntimeError: {error.value}\n" in quick_lessons.outputs[SCRIPT.name]
+    assert f"\nRuntimeError: {error.value}\n" in output
 
 
 def test_without_a_usable_torchvision_the_lesson_goes_on_to_its_end(tmp_path):
@@ -51,46 +45,18 @@ def test_without_a_usable_torchvision_the_lesson_goes_on_to_its_end(tmp_path):
     assert "\nFound: slope" in process.stdout
 
 
-# ------------------------------------------------------------------------------
-# The five steps
-# ------------------------------------------------------------------------------
-
-
-def test_the_five_steps_come_in_order(script):
-    calls = []
-    model = nn.Linear(1, 1)
-
-    class Optimizer:
-        def zero_grad(self):
-            calls.append("zero_grad")
-
-        def step(self):
-            calls.append("step")
-
-    def forward(x):
-        calls.append("forward")
-        return model(x)
-
-    def criterion(predictions, y):
-        calls.append("loss")
-        loss = nn.functional.mse_loss(predictions, y)
-        loss.register_hook(lambda gradient: calls.append("backward"))
-        return loss
-
-    x = torch.ones(3, 1)
-    script.train_step(forward, x, 2 * x, criterion, Optimizer())
-    assert calls == ["zero_grad", "forward", "loss", "backward", "step"]
+def test_the_five_steps_are_named_as_in_lesson_3():
     lesson_3 = (ROOT / "03_train_mnist.py").read_text(encoding="utf-8")
+    calls = ("zero_grad", "forward", "loss", "backward", "step")
+    steps = [f"Step {number}, {call}" for number, call in enumerate(calls, start=1)]
     for text in (SOURCE, lesson_3):
-        named = [f"Step {i}, {call}" for i, call in enumerate(calls, start=1)]
-        assert re.findall(r"# (Step \d, \w+):", text) == named
+        assert re.findall(r"# (Step \d, \w+):", text) == steps
 
 
 @pytest.mark.parametrize(
     ("seed", "epochs", "learning_rate", "verdict"),
     [
         (0, 100, 0.1, "Found"),
-        (1, 100, 0.1, "Found"),
         (42, 33, 0.1, "Not there yet"),
         (42, 34, 0.1, "Found"),
         (42, 100, 1e-300, "Not there yet"),  # the loss stays exactly the same
@@ -107,29 +73,12 @@ def test_other_settings_get_a_true_verdict(
     output = capsys.readouterr().out
     assert_fits_the_console(output)
     assert re.findall(r"^(Found|Not there yet|Diverged)", output, re.M) == [verdict]
-    if verdict == "Found":
-        slope, intercept = re.findall(r"(?:slope|intercept) ([\d.]+)", output)
-        assert float(slope) == pytest.approx(2, abs=0.2)
-        assert float(intercept) == pytest.approx(1, abs=0.04)
     if learning_rate == 1.1:
         assert output.endswith("Divide the learning rate by 10.\n")
         losses = re.findall(r"^ +\d+ +([\d.e+]+) ", output, re.M)
         (factor,) = re.findall(r"by a factor of about (\d+) from", GUIDE)
         for before, now in itertools.pairwise(map(float, losses[1:])):
             assert now / before == pytest.approx(float(factor), rel=0.1)
-
-
-# ------------------------------------------------------------------------------
-# Speed, and a GPU that is played by the CPU
-# ------------------------------------------------------------------------------
-
-
-class PretendGPU(TorchFunctionMode):
-    """Carries out on the CPU what is asked of "cuda"."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        args = ["cpu" if isinstance(x, str) and x == "cuda" else x for x in args]
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(("device", "wait"), [("cuda", ["wait"]), ("cpu", [])])
@@ -142,14 +91,20 @@ def test_the_shortest_time_after_a_warm_up_counts(device, wait, script, monkeypa
     assert calls == ["work", *wait] * 21
 
 
-def test_speeds_are_compared_on_every_device(script, monkeypatch, capsys):
-    timed, milliseconds = [], iter([8, 0.02, 0.01, 2, 4, 30, 3])
+class PretendGPU(TorchFunctionMode):
+    """Carries out on the CPU what is asked of "cuda"."""
 
-    def best_milliseconds(function, a, b, device="cpu"):
-        timed.append((function, len(a), len(b), device))
-        return next(milliseconds)
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        args = ["cpu" if isinstance(x, str) and x == "cuda" else x for x in args]
+        return function(*args, **(kwargs or {}))
 
-    monkeypatch.setattr(script, "best_milliseconds", best_milliseconds)
+
+def test_a_gpu_is_compared_with_the_cpu(script, monkeypatch, capsys):
+    times = {("cpu", 784): 8, ("cpu", 1): 0.02}
+    times |= {("cpu", 100): 2, ("cuda", 100): 4, ("cpu", 1000): 30, ("cuda", 1000): 3}
+    monkeypatch.setattr(
+        script, "best_milliseconds", lambda _, a, b, device="cpu": times[device, len(a)]
+    )
     with PretendGPU():
         script.compare_speed("cuda")
         script.fit_line(100, 0.1, "cuda")
@@ -158,7 +113,7 @@ def test_speeds_are_compared_on_every_device(script, monkeypatch, capsys):
         """
 Python loop     8.000 ms
 NumPy           0.020 ms      400 times as fast
-torch           0.010 ms      800 times as fast
+torch           0.020 ms      400 times as fast
 Both run compiled code. torch adds what NumPy lacks: gradients and the GPU.
 
 A GPU needs enough to do. The product of two n x n matrices:
@@ -169,11 +124,4 @@ A first"""
         in output
     )
     assert "\nFound: slope" in output
-    matmuls = [(torch.matmul, n, n, d) for n in (100, 1000) for d in ("cpu", "cuda")]
-    assert timed == [
-        (script.python_product, 784, 128, "cpu"),
-        (np.matmul, 1, 784, "cpu"),
-        (torch.matmul, 1, 784, "cpu"),
-        *matmuls,
-    ]
     assert script.python_product([1, 2], [[3, 4], [5, 6]]) == [11, 17]
