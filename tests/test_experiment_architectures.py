@@ -150,7 +150,7 @@ def test_the_smallest_of_those_that_tie_is_chosen_and_tested(
     low = result(script, "Low", [90.0, 91.0], 1, [0, 0])
     best = result(script, "Best", [97.0, 98.0], 3000, [1, 1])
     near = result(script, "Near", [97.0, 97.5], 2000, [4, 4])
-    large = result(script, "Large", [97.0, 97.5], 4000, [3, 3])
+    other = result(script, "Other", [97.0, 97.5], 3000, [3, 3])
     figures = []
     monkeypatch.setattr(
         backstage.pictures, "save_figure", lambda figure, _: figures.append(figure)
@@ -159,7 +159,7 @@ def test_the_smallest_of_those_that_tie_is_chosen_and_tested(
     for results, conclusion, choice in (
         ([low, best, near], "Best beats Low; Best, Near tie", f"Near: {tied}"),
         ([best, low], "Best beats Low", "Best: the best"),
-        ([large, best], "Large, Best tie", f"Best: {tied}"),
+        ([other, best], "Other, Best tie", f"Best: {tied}"),
         ([best], "Best alone, so there is nothing to compare", "Best: the best"),
     ):
         waiting = iter(results)
@@ -176,33 +176,5 @@ def test_the_smallest_of_those_that_tie_is_chosen_and_tested(
         if near in results:  # 9.83% of the test set are 4, as lesson 2 says
             assert "\nTest Accuracy: 9.83% (mean of 2 runs)\n" in run.stdout
 
-    curves, finals, costs = axes = figures[0].axes
-    names, colors = ["Low", "Best", "Near"], ["#0072B2", "#D55E00", "#009E73"]
-    assert [ax.get_title() for ax in axes] == [
-        "Learning curves (mean, and range of the seeds)",
-        "At the end: mean and range",
-        "Cost: time and parameters",
-    ]
-    accuracy = "Validation accuracy (%)"
-    assert [ax.get_ylabel() for ax in axes] == 2 * [accuracy] + ["Training time (s)"]
-    assert [ax.get_xlabel() for ax in axes] == ["Epoch", "", ""]
-    means = [90.5, 97.5, 97.25]
-    points = [container.lines[0] for container in finals.containers]
-    for i, (line, point) in enumerate(zip(curves.lines, points, strict=True)):
-        assert (line.get_label(), line.get_color()) == (names[i], colors[i])
-        assert line.get_xydata().tolist() == [[1, 50.5], [2, means[i]]]
-        assert point.get_color() == colors[i]
-        assert point.get_xydata().tolist() == [[i, means[i]]]
-    assert [text.get_text() for text in curves.get_legend().get_texts()] == names
-    ranges = [x.lines[2][0].get_segments()[0][:, 1].tolist() for x in finals.containers]
-    assert ranges == [[90, 91], [97, 98], [97, 97.5]]
-    bands = [band.get_paths()[0].get_extents() for band in curves.collections]
-    assert [band.intervaly.tolist() for band in bands] == [
-        [50, 91],
-        [50, 98],
-        [50, 97.5],
-    ]
-    assert [bar.get_height() for bar in costs.patches] == [0.001, 3, 2]
-    assert [text.get_text() for text in costs.texts] == ["1", "3,000", "2,000"]
-    for ax in (finals, costs):
-        assert [tick.get_text() for tick in ax.get_xticklabels()] == names
+    bars = figures[0].axes[2].patches  # the rest of the picture is in the transcript
+    assert [bar.get_height() for bar in bars] == [0.001, 3, 2]

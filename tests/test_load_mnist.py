@@ -3,7 +3,6 @@
 import itertools
 import re
 
-import numpy as np
 import pytest
 import torch
 from matplotlib.text import Text
@@ -20,81 +19,22 @@ def script():
     return load_script(SCRIPT)
 
 
-def images_in(ax):
-    """Take a grid of images apart again: [rows, columns, 28, 28]."""
-    (grid,) = ax.images
-    assert (grid.get_cmap().name, grid.get_clim()) == ("gray_r", (0, 255))  # 255 black
-    picture = torch.as_tensor(np.asarray(grid.get_array()))
-    rows, columns = (size // 32 for size in picture.shape)
-    return picture.reshape(rows, 32, columns, 32).transpose(1, 2)[..., 2:30, 2:30]
-
-
 def texts_in(figure):
-    """Return all texts in order, without whole numbers of two or more digits."""
     texts = [text.get_text() for text in figure.findobj(Text)]
-    return [
-        key
-        for key, _ in itertools.groupby(texts)
-        if not re.fullmatch(r"|\W?\d\d+", key)
-    ]
+    return [text for text, _ in itertools.groupby(filter(None, texts))]
 
 
 def test_samples_are_random_images_of_each_class(quick_lessons, script, synthetic):
     data = dl_utils.load_raw_data("synthetic")
-    figure, _ = quick_lessons.figures[SCRIPT]
-    title = "No two alike: random synthetic digits to train on"
-    assert texts_in(figure) == ["Label", *"0123456789", title]
     torch.manual_seed(42)
     picked = script.pick_samples(data.train_labels, 14)
-    assert torch.equal(images_in(figure.axes[0]), data.train_images[picked])
     assert (data.train_labels[picked] == torch.arange(10).unsqueeze(1)).all()
     assert len(picked.unique()) == 140
     assert picked.float().mean() == pytest.approx(30_000, rel=0.2)  # not the first
-    assert not torch.equal(script.pick_samples(data.train_labels, 14), picked)
-
-
-def test_the_overview_shows_what_the_data_are(quick_lessons, synthetic):
-    data = dl_utils.load_raw_data("synthetic")
-    images, labels = data.train_images.numpy(), data.train_labels.numpy()
-    output, (_, figure) = quick_lessons.outputs[SCRIPT], quick_lessons.figures[SCRIPT]
-    classes, pixels, averages, ambiguous = figure.axes
-
-    counts = np.bincount(labels).tolist()
-    assert [bar.get_height() for bar in classes.patches] == counts
-    share, _ = np.histogram(images, bins=16, range=(0, 256))
-    assert [b.get_height() for b in pixels.patches] == pytest.approx(
-        100 * share / images.size
-    )
-    middles = [bar.get_x() + bar.get_width() / 2 for bar in pixels.patches]
-    assert (middles, pixels.get_yscale()) == ([*range(8, 256, 16)], "log")
-    assert pixels.get_yticks().tolist() == [0.1, 1, 10, 100]
-
-    # The same averages and distances, computed in another way.
-    points = images.reshape(-1, 784) / np.float32(255)
-    means = np.stack([points[labels == label].mean(axis=0) for label in range(10)])
-    shown = images_in(averages)[0].flatten(1).numpy()
-    assert shown == pytest.approx(255 * means, abs=0.01)
-    tested, answers = data.test_images.numpy(), data.test_labels.numpy()
-    products = tested.reshape(-1, 784) / np.float32(255) @ means.T
-    right = ((means**2).sum(axis=1) - 2 * products).argmin(axis=1) == answers
-    accuracies = [100 * right[answers == label].mean() for label in range(10)]
-    table = re.findall(r"^(\d) +(\d) +\d\.\d\d +(\d+)$", output, re.MULTILINE)
-    positions = [int(position) for _, _, position in table]
-    assert torch.equal(images_in(ambiguous)[0], data.train_images[positions])
-
-    assert texts_in(figure) == [
-        *[f"{count:,}" for count in counts],
-        *["Class", *"0123456789", "Training images", "0"],
-        "Largest class: 1.07 times the smallest",
-        *["Pixel value (0 paper, 255 ink)", "0", "Pixels (%), logarithmic", "0.1", "1"],
-        f"{100 * (images == 0).mean():.0f}% of all pixels are 0",
-        *[f"{label}: {percent:.0f}%" for label, percent in enumerate(accuracies)],
-        "Average images: the nearest one is right for "
-        f"{100 * right.mean():.2f}% of the test set",
-        *[f"{name}, or {other}?" for name, other, _ in table],
-        "Hard to read: nearer to the average of another class",
-        "60,000 synthetic digits: what to know before training",
-    ]
+    (picture,) = quick_lessons.figures[SCRIPT][0].axes[0].images
+    assert (picture.get_cmap().name, picture.get_clim()) == ("gray_r", (0, 255))
+    shown = torch.as_tensor(picture.get_array()).reshape(10, 32, 14, 32).transpose(1, 2)
+    assert torch.equal(shown[..., 2:30, 2:30], data.train_images[picked])
 
 
 def test_faults_in_data_of_another_kind_are_found(
@@ -110,7 +50,7 @@ def test_faults_in_data_of_another_kind_are_found(
     images[33], images[45] = images[27], images[27]
     images[64] = 250
     images[80, :, 8], images[80, :, 16] = 0, 255  # labelled lucas, but looks like theo
-    images[91], images[118] = images[7], images[40]
+    images[91], images[97], images[118] = images[7], images[7], images[40]
     labels[100] = 3  # in truth 4, so the baseline is right for 29 of 30
     data = dl_utils.load_raw_data("synthetic")._replace(
         name="speakers",
@@ -138,7 +78,7 @@ def test_faults_in_data_of_another_kind_are_found(
         f"yweweler     15  {50 * '#'}",
         "Training images that are blank  1\n"
         "Copies of training images       2\n"
-        "Test images also in training    2\n"
+        "Test images also in training    3\n"
         "Faintest image    12: george, mean pixel 0 of 255\n"
         "Boldest  image    64: theo, mean pixel 250 of 255",
         "lucas     theo             5.16            80\n"
