@@ -65,9 +65,10 @@ def test_faults_in_data_of_another_kind_are_found(
         test_labels=labels[90:],
     )
     figures = []
-    monkeypatch.setattr(script, "load_raw_data", lambda *_: data)
+    monkeypatch.setattr(script, "load_raw_data", lambda _, voice: {"theo": data}[voice])
     monkeypatch.setattr(script, "save_figure", lambda figure, _: figures.append(figure))
-    run = run_main(script, cwd=synthetic_dir, data_dir=synthetic_dir)
+    flags = ("--stranger", "theo")
+    run = run_main(script, *flags, cwd=synthetic_dir, data_dir=synthetic_dir)
     assert (run.returncode, run.stderr) == (0, "")
     assert_fits_the_console(run.stdout)
     # By hand: lucas is nearer to theo by sqrt(28) * (sqrt(2) * 14 / 15 - sqrt(27) *

@@ -77,15 +77,17 @@ def texts_of(ax):
     for axis in (ax.xaxis, ax.yaxis):  # other ticks are where Matplotlib puts them
         if isinstance(axis.get_major_locator(), FixedLocator):
             yield from (label.get_text() for label in axis.get_ticklabels())
-    yield from (text.get_text() for text in ax.texts)
+    legend = ax.get_legend()
+    for text in [*ax.texts, *(legend.get_texts() if legend else [])]:
+        yield text.get_text()
 
 
 def described(figure):
     """Tell in lines what a picture shows: texts, curves, bars, images."""
-    images, whole = [], (figure.get_suptitle(), figure.get_supxlabel())
-    yield " | ".join(
-        filter(None, [*whole, *(t for ax in figure.axes for t in texts_of(ax))])
-    )
+    images, texts = [], [figure.get_suptitle(), figure.get_supxlabel()]
+    for ax in figure.axes:
+        texts += texts_of(ax)
+    yield " | ".join(filter(None, texts))
     for ax in figure.axes:
         for x in (line for line in ax.lines if line.get_linestyle() != "None"):
             name = f"{x.get_label()} {to_hex(x.get_color())} {x.get_linestyle()}"
