@@ -19,12 +19,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
+import torchvision
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import backstage.data.datasets  # noqa: E402
 import backstage.data.mnist  # noqa: E402
+import backstage.plotting  # noqa: E402
 import dl_utils  # noqa: E402
 
 # Where the tests look for real data. The tests themselves work on folders of their
@@ -373,3 +375,49 @@ def assert_fits_the_console(output):
     """Redirected output on Windows takes ASCII only, and a narrow window 88 columns."""
     assert output.isascii()
     assert max(map(len, output.splitlines())) <= 88
+
+
+class QuickLessons(NamedTuple):
+    """The five lessons, run quickly and in order in one folder, without a GPU."""
+
+    outputs: dict[str, str]  # script -> what it printed
+    files: dict[str, set[str]]  # script -> the files that it wrote
+    figures: dict[str, list]  # script -> the Figures that it drew
+
+
+@pytest.fixture(scope="session")
+def quick_lessons(synthetic_dir, tmp_path_factory):
+    """All lessons on the synthetic digits, and lesson 4 once more with a picture."""
+    folder = tmp_path_factory.mktemp("quick")
+    digit = torch.ones(60, 60)
+    digit[10:15, 15:45] = 0  # a 7, black on white
+    for row in range(15, 50):
+        digit[row, 47 - row // 2 : 53 - row // 2] = 0
+    torchvision.utils.save_image(digit, folder / "my_digit.png")
+    few = ("--dataset", "synthetic", "--train-samples", 1000, "--epochs", 2)
+    lessons, files = QuickLessons({}, {}, {}), {"my_digit.png"}
+    for script, *flags in (
+        [SCRIPTS[0]],
+        [SCRIPTS[1], "--dataset", "synthetic"],
+        [SCRIPTS[2], *few],
+        [SCRIPTS[3]],
+        [SCRIPTS[4], *few, "--seeds", 2],
+        [SCRIPTS[3], "--image", "my_digit.png"],
+    ):
+        figures = lessons.figures.setdefault(script, [])
+        savefig = backstage.plotting.Figure.savefig
+
+        def record(figure, *args, figures=figures, savefig=savefig, **options):
+            figures.append(figure)
+            savefig(figure, *args, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.cuda, "is_available", lambda: False)
+            patch.setattr(backstage.plotting.Figure, "savefig", record)
+            run = run_main(script, *flags, cwd=folder, data_dir=synthetic_dir)
+        assert (run.returncode, run.stderr) == (0, "")
+        lessons.outputs[script] = lessons.outputs.get(script, "") + run.stdout
+        written = {path.name for path in folder.iterdir()} - files
+        lessons.files.setdefault(script, written)
+        files |= written
+    return lessons
