@@ -43,8 +43,11 @@ SCRIPTS = sorted(path.name for path in ROOT.glob("0[1-5]_*.py"))
 def pytest_addoption(parser):
     parser.addoption(
         "--figures",
-        action="store_true",
-        help="measure every figure of the documents again (dozens of trainings)",
+        nargs="?",
+        const="one",
+        choices=["one", "all"],
+        help="measure the documents' figures again, with one seed each (minutes) or "
+        "with all three (--figures=all: dozens of trainings)",
     )
 
 
