@@ -186,6 +186,26 @@ def test_the_loss_falls_as_the_guide_says(spoken):
     assert losses[29] == pytest.approx(last, rel=0.05)
 
 
+def test_no_network_can_do_better_than_the_means(real_fsdd_dir):
+    words, lengths = {}, []
+    for recording in read_recordings(real_fsdd_dir):
+        if recording.index >= 10:
+            spectrogram, seconds = to_spectrogram(recording.samples)
+            label = torch.cat([spectrogram.flatten(), torch.tensor([seconds])])
+            words.setdefault(recording[:2], []).append(label)
+            lengths.append(seconds)
+    # Forty recordings of each pair: the mean of the pairs is the mean of all.
+    losses = [
+        torch.stack(labels).var(0, correction=0).mean() for labels in words.values()
+    ]
+    ((loss,),) = stated(
+        CHAPTER, "Even the exact means of all sixty would leave a loss of {}."
+    )
+    assert torch.stack(losses).mean() == pytest.approx(loss, abs=0.0005)
+    ((shortest, longest),) = stated(CHAPTER, "Words last {} to {} seconds")
+    assert [min(lengths), max(lengths)] == pytest.approx([shortest, longest], abs=0.005)
+
+
 @pytest.mark.parametrize(
     ("name", "digit", "voice"),
     [
@@ -201,6 +221,10 @@ def test_the_words_are_heard(name, digit, voice, spoken):
     # Stated are ranges over seeds; here one word in ten may be bad luck on top.
     measured = spoken[2][name]
     assert measured[0] >= digit and measured[1] >= voice
+
+
+def test_a_voice_that_was_never_heard_is_not_yet_spoken(spoken):
+    assert spoken[2]["theo, before"][1] <= 70
 
 
 def test_without_rehearsal_the_others_are_forgotten(spoken):
