@@ -11,10 +11,6 @@ import drawings
 from conftest import SCRIPTS, load_script, run_main
 from documents import CONCEPTS, blocks, section, stated
 
-# ------------------------------------------------------------------------------
-# The table of errors
-# ------------------------------------------------------------------------------
-
 # Rows of the table: what PyTorch says, in one wording or more.
 SAID = [
     re.findall(r"`([^`]+)`", row)
@@ -84,27 +80,17 @@ MISTAKES = {
 }
 
 
-def test_every_row_of_the_table_has_a_mistake():
-    rows = [
-        next(i for i, row in enumerate(SAID) if part in str(row)) for part in MISTAKES
-    ]
-    assert rows == list(range(len(SAID)))
-
-
 @pytest.mark.parametrize("part", MISTAKES)
 def test_pytorch_says_what_the_table_says(part):
     (wordings,) = [row for row in SAID if part in str(row)]
+    assert SAID.index(wordings) == list(MISTAKES).index(part)  # every row has its own
+    assert len(SAID) == len(MISTAKES)
     with pytest.raises(
         (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
     ) as caught:
         MISTAKES[part]()
     message = str(caught.value).replace("convert meta", "convert cuda:0")
     assert any(wording in message for wording in wordings), message
-
-
-# ------------------------------------------------------------------------------
-# Figures
-# ------------------------------------------------------------------------------
 
 
 def test_the_overfitting_example_is_the_picture():
@@ -120,12 +106,7 @@ CLAIMS = [
     ("lesson 3 gets about {}% of the test images right", 3, "Test Accuracy: ", 1),
     ("but only about {}% if they are not normalized", 4, "images not normalized +", 3),
     ("only about {}% of the test images are right", 4, "Tanh instead .*weights +", 8),
-    (
-        "the nearest average, gets {}% of the test images",
-        2,
-        r"(?=[\d.]+% .*nearest)",
-        0.1,
-    ),
+    ("the nearest average, gets {}% of", 2, r"(?=[\d.]+% .*nearest)", 0.005),
     ("ends at about {}% in training", 3, "Epoch 10/10: Train Acc: ", 1),
     ("in training and about {}% in validation", 3, "Epoch 10/10: .*Val Acc: ", 1),
     ("training (about {}%) lies below", 3, "Epoch 1/10: Train Acc: ", 1),

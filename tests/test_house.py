@@ -16,19 +16,9 @@ BACKSTAGE = [
 ]
 OWN = {"dl_utils", "backstage", *(name.removesuffix(".py") for name in SCRIPTS)}
 TOP_LEVEL = {
-    *SCRIPTS,
-    "dl_utils.py",
-    "backstage",
-    *TEXTS,
-    "requirements.txt",
-    "images",
-    "tests",
-    ".ci",
-    ".github",
-    ".gitignore",
-    ".ruff.toml",
-    "LICENSE",
-}
+    *SCRIPTS, "dl_utils.py", "backstage", *TEXTS, "requirements.txt", "LICENSE",
+    "images", "tests", ".ci", ".github", ".gitignore", ".ruff.toml",
+}  # fmt: skip
 
 
 def read(name):
@@ -45,14 +35,10 @@ def imports(source):
             yield from ((alias.name, set()) for alias in node.names)
 
 
-# ------------------------------------------------------------------------------
-# Floors
-# ------------------------------------------------------------------------------
-
-
 def test_each_floor_knows_only_the_one_below():
     known = {}
     for name in (*SCRIPTS, "dl_utils.py", *BACKSTAGE):
+        assert read(name).isascii(), name
         modules = {module.split(".")[0] for module, _ in imports(read(name))}
         assert "" not in modules, f"{name}: relative imports hide the floor"
         known[name] = modules & OWN
@@ -98,11 +84,6 @@ def test_nothing_else_lies_at_top_level():
     assert {name.split("/")[0] for name in listing.splitlines()} <= TOP_LEVEL
 
 
-def test_sources_are_ascii():
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("backstage/**/*.py")]:
-        assert path.read_text(encoding="utf-8").isascii(), path
-
-
 # In a thread, as some servers and notebooks import; what PyTorch and Matplotlib do
 # themselves is not ours.
 IMPORT = """
@@ -120,13 +101,11 @@ thread.join()
 assert state() == before
 # Each of them takes a good part of a second, and no lesson needs it.
 assert not {"torchvision", "matplotlib.pyplot"} & sys.modules.keys()
-assert evaluate_model and parse_settings
 import matplotlib.pyplot as plt
-assert plt.get_backend() == "svg", plt.get_backend()
 plt.imshow([[0]])
 plt.show()
 show = [sys.executable, "-c", "import os; print(os.environ['MPLBACKEND'])"]
-assert subprocess.check_output(show, text=True).strip() == "svg"
+assert subprocess.check_output(show, text=True).strip() == plt.get_backend() == "svg"
 print("done")
 """
 
@@ -137,11 +116,6 @@ def test_importing_dl_utils_changes_nothing_and_loads_only_what_is_needed(tmp_pa
         cwd=ROOT, data_dir=tmp_path, MPLBACKEND="svg",
     )  # fmt: skip
     assert (process.stdout, process.stderr) == ("done\n", "")
-
-
-# ------------------------------------------------------------------------------
-# Papers
-# ------------------------------------------------------------------------------
 
 
 def test_the_readme_begins_with_commands_that_do_all():
