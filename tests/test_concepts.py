@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-import dl_utils
 import drawings
-from conftest import SCRIPTS, load_script, run_main
+from conftest import SCRIPTS, load_script
 from documents import CONCEPTS, blocks, section, stated
 
 # Rows of the table: what PyTorch says, in one wording or more.
@@ -124,31 +123,3 @@ def test_figures_that_the_lessons_print(
     output = lessons_on_mnist.outputs[SCRIPTS[lesson - 1]]
     measured = float(re.search(before + r"([\d.]+)", output)[1])
     assert stated(CONCEPTS, template) == [[pytest.approx(measured, abs=allowed)]]
-
-
-def confidence_and_accuracy(path):
-    """Return the means of both on the validation images, in percent."""
-    model = load_script("03_train_mnist").SimpleNN()
-    model.load_state_dict(torch.load(path, weights_only=True))
-    _, val_loader, _ = dl_utils.load_mnist_data(dataset="mnist")
-    images, labels = val_loader.dataset.tensors
-    with torch.inference_mode():
-        confidence, answers = model(images).softmax(dim=1).max(dim=1)
-    right = (answers == labels).float()
-    return [100 * figure.mean().item() for figure in (confidence, right)]
-
-
-@pytest.mark.real_mnist
-def test_the_network_is_calibrated_at_first_and_then_too_sure(
-    trained_model_path, real_mnist_dir, real_mnist, tmp_path
-):
-    flags = ["--epochs", "3", "--dataset", "mnist"]
-    run_main("03_train_mnist", *flags, cwd=tmp_path, data_dir=real_mnist_dir)
-    early = confidence_and_accuracy(tmp_path / "mnist_model.pth")
-    late = confidence_and_accuracy(trained_model_path)
-    for measured, template in (
-        (early, "lesson 3's network is {}% sure on average and {}% right"),
-        (late, "After 10 epochs it is {}% sure and {}% right"),
-    ):
-        (expected,) = stated(CONCEPTS, template)
-        assert measured == pytest.approx(expected, abs=0.6)

@@ -163,11 +163,6 @@ RUNS = list(dict.fromkeys(RUNS))  # each once
 RUNS.remove(Run())  # the five lessons run it
 
 
-# ------------------------------------------------------------------------------
-# Running
-# ------------------------------------------------------------------------------
-
-
 class Outcome(NamedTuple):
     folder: object
     output: str
@@ -278,11 +273,6 @@ def outcome(background_runs, tmp_path_factory, real_mnist_dir):
         return result or pytest.skip(f"there is no {FSDD_ARCHIVE} in {real_mnist_dir}")
 
     return get
-
-
-# ------------------------------------------------------------------------------
-# Figures in the text
-# ------------------------------------------------------------------------------
 
 
 def test_the_pictures_of_the_verdicts_have_the_commands_of_the_guide():
@@ -396,6 +386,19 @@ def test_confidence_is_worth_what_the_guide_says(outcome, test_images):
         assert right(run, low, high) == pytest.approx(expected, abs=allowed)
 
 
+def test_the_network_is_calibrated_at_first_and_then_too_sure(outcome, real_mnist):
+    images, labels = dl_utils.load_mnist_data()[1].dataset.tensors
+    for run, template in (
+        (THREE_EPOCHS, "lesson 3's network is {}% sure on average and {}% right"),
+        (Run(), "After 10 epochs it is {}% sure and {}% right"),
+    ):
+        script, model = load_model(outcome(run))
+        confidences, answers = script.predict(model, images, "cpu").max(dim=1)
+        means = [x.double().mean().item() for x in (confidences, answers == labels)]
+        (expected,) = stated(CONCEPTS, template)
+        assert [100 * mean for mean in means] == pytest.approx(expected, abs=0.5)
+
+
 def test_the_table_of_architectures(lessons_on_mnist):
     output = lessons_on_mnist.outputs["05_experiment_architectures.py"]
     rows = re.findall(
@@ -418,11 +421,7 @@ def test_the_table_of_architectures(lessons_on_mnist):
 @pytest.mark.parametrize(
     ("template", "rate", "others"),
     [
-        (
-            "At 0.001, {} of them are read afterwards, and of all test digits {}",
-            1e-3,
-            0,
-        ),
+        ("1, {} of them are read afterwards, and of all test digits {}", 1e-3, 0),
         ("At 0.01, all are read, at a cost of {} points", 1e-2, 0),
         ("on the one drawing, and {} points are lost", 1e-1, 0),
         ("more, and {} of the 120 are read after one step", 1e-2, 16),
