@@ -230,10 +230,9 @@ FIGURE = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?%?")
 LUCK = {
     "Tanh instead": 3,  # what a mismatch costs differs from network to network,
     "not normalized": 1,
-    "neuron": math.inf,  # and so does which neurons say most, and how much,
+    "neuron": math.inf,  # and so does which neurons say most, and how much
     " sum": 3,
     "itself says": 3,
-    "in epoch": 5,  # and which of the last epochs is best by a hair
 }
 
 
@@ -246,7 +245,9 @@ def allowed(line, figure):
     for words, most in LUCK.items():
         if words in line:
             return most
-    return 0.5 if figure.endswith("%") else 0.02 if "." in figure else 0
+    if "." not in figure:
+        return 5 if "in epoch" in line else 0  # which one is best by a hair is luck
+    return 0.5 if figure.endswith("%") else 0.02
 
 
 def agree(shown, printed):
