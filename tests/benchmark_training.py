@@ -1,8 +1,6 @@
 """How fast training is: python tests/benchmark_training.py
 
-Four ways to train one epoch of the same network on the same 55,000 images, side by
-side in one process and repeated in turn, because a machine's speed changes from
-minute to minute:
+Four ways to train an epoch of the same network on the same 55,000 images, in turn:
 
     classic         what most tutorials do: torchvision's MNIST with ToTensor and
                     Normalize per image, plain Adam
@@ -10,8 +8,7 @@ minute to minute:
     ours, 2 cores   the same with two threads
     fixed batch     train_epoch on one and the same batch: no loading can beat it
 
-Needs real MNIST, which python 03_train_mnist.py gets. Start it on a quiet machine;
-to see what another program costs, beside one.
+Start it on a quiet machine; to see what another program costs, beside one.
 """
 
 import gzip
@@ -32,24 +29,18 @@ from conftest import ROOT, has_real_mnist, load_script, real_mnist_files
 sys.path.insert(0, str(ROOT))  # started from tests/, Python would not look there
 
 import dl_utils
-from backstage.terminal import print_table
 
 REPEATS = 3
 BATCH_SIZE = 64
 lesson_3 = load_script("03_train_mnist")
 
 
-class FixedBatches:
-    """Gives the same batch again and again, as often as an epoch has batches."""
+class FixedBatches(list):
+    """The same batch again and again, as often as an epoch has batches."""
 
     def __init__(self, loader):
-        self.batch = next(iter(loader))
-        self.count = len(loader)
-        self.dataset = range(self.count * len(self.batch[1]))
-
-    def __iter__(self):
-        for _ in range(self.count):
-            yield self.batch
+        super().__init__([next(iter(loader))] * len(loader))
+        self.dataset = range(len(loader) * BATCH_SIZE)
 
 
 def classic_loader(folder, count):
@@ -58,12 +49,8 @@ def classic_loader(folder, count):
     raw.mkdir(parents=True)
     for path in real_mnist_files():
         (raw / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
-    transform = transforms.Compose(
-        [
-            transforms.ToTensor(),
-            transforms.Normalize((dl_utils.MNIST_MEAN,), (dl_utils.MNIST_STD,)),
-        ]
-    )
+    normalize = transforms.Normalize((dl_utils.MNIST_MEAN,), (dl_utils.MNIST_STD,))
+    transform = transforms.Compose([transforms.ToTensor(), normalize])
     dataset = Subset(MNIST(folder, train=True, transform=transform), range(count))
     return DataLoader(dataset, batch_size=BATCH_SIZE, shuffle=True)
 
@@ -98,17 +85,11 @@ def main():
 
     print(f"PyTorch {torch.__version__} on the CPU, {REPEATS} epochs each, in turn")
     medians = {name: statistics.median(times) for name, times in seconds.items()}
-    print_table(
-        [
-            {
-                "pipeline": f"{name:<13}",
-                "median_seconds_per epoch": f"{medians[name]:.2f}",
-                "fastest": f"{min(times):.2f}",
-                "slowest": f"{max(times):.2f}",
-            }
-            for name, times in seconds.items()
-        ]
-    )
+    for name, times in seconds.items():
+        print(
+            f"{name:<13}  {medians[name]:.2f} s per epoch "
+            f"({min(times):.2f} to {max(times):.2f})"
+        )
     ratio = medians["ours"] / medians["fixed batch"]
     print(f"Ours takes {ratio:.2f} times the fixed batch")
 

@@ -68,11 +68,6 @@ def stated(text, template):
     return found
 
 
-# ------------------------------------------------------------------------------
-# Links to lines of code, such as [`train_epoch`](03_train_mnist.py#L98)
-# ------------------------------------------------------------------------------
-
-
 def lines_meant(label, source):
     """Return the numbers of the lines that a link with this label may lead to.
 

@@ -6,14 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-import dl_utils
 import drawings
-from conftest import SCRIPTS, load_script, run_main
+from conftest import SCRIPTS, load_script
 from documents import CONCEPTS, blocks, section, stated
-
-# ------------------------------------------------------------------------------
-# The table of errors
-# ------------------------------------------------------------------------------
 
 # Rows of the table: what PyTorch says, in one wording or more.
 SAID = [
@@ -84,27 +79,17 @@ MISTAKES = {
 }
 
 
-def test_every_row_of_the_table_has_a_mistake():
-    rows = [
-        next(i for i, row in enumerate(SAID) if part in str(row)) for part in MISTAKES
-    ]
-    assert rows == list(range(len(SAID)))
-
-
 @pytest.mark.parametrize("part", MISTAKES)
 def test_pytorch_says_what_the_table_says(part):
     (wordings,) = [row for row in SAID if part in str(row)]
+    assert SAID.index(wordings) == list(MISTAKES).index(part)  # every row has its own
+    assert len(SAID) == len(MISTAKES)
     with pytest.raises(
         (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
     ) as caught:
         MISTAKES[part]()
     message = str(caught.value).replace("convert meta", "convert cuda:0")
     assert any(wording in message for wording in wordings), message
-
-
-# ------------------------------------------------------------------------------
-# Figures
-# ------------------------------------------------------------------------------
 
 
 def test_the_overfitting_example_is_the_picture():
@@ -120,12 +105,7 @@ CLAIMS = [
     ("lesson 3 gets about {}% of the test images right", 3, "Test Accuracy: ", 1),
     ("but only about {}% if they are not normalized", 4, "images not normalized +", 3),
     ("only about {}% of the test images are right", 4, "Tanh instead .*weights +", 8),
-    (
-        "the nearest average, gets {}% of the test images",
-        2,
-        r"(?=[\d.]+% .*nearest)",
-        0.1,
-    ),
+    ("the nearest average, gets {}% of", 2, r"(?=[\d.]+% .*nearest)", 0.005),
     ("ends at about {}% in training", 3, "Epoch 10/10: Train Acc: ", 1),
     ("in training and about {}% in validation", 3, "Epoch 10/10: .*Val Acc: ", 1),
     ("training (about {}%) lies below", 3, "Epoch 1/10: Train Acc: ", 1),
@@ -143,31 +123,3 @@ def test_figures_that_the_lessons_print(
     output = lessons_on_mnist.outputs[SCRIPTS[lesson - 1]]
     measured = float(re.search(before + r"([\d.]+)", output)[1])
     assert stated(CONCEPTS, template) == [[pytest.approx(measured, abs=allowed)]]
-
-
-def confidence_and_accuracy(path):
-    """Return the means of both on the validation images, in percent."""
-    model = load_script("03_train_mnist").SimpleNN()
-    model.load_state_dict(torch.load(path, weights_only=True))
-    _, val_loader, _ = dl_utils.load_mnist_data(dataset="mnist")
-    images, labels = val_loader.dataset.tensors
-    with torch.inference_mode():
-        confidence, answers = model(images).softmax(dim=1).max(dim=1)
-    right = (answers == labels).float()
-    return [100 * figure.mean().item() for figure in (confidence, right)]
-
-
-@pytest.mark.real_mnist
-def test_the_network_is_calibrated_at_first_and_then_too_sure(
-    trained_model_path, real_mnist_dir, real_mnist, tmp_path
-):
-    flags = ["--epochs", "3", "--dataset", "mnist"]
-    run_main("03_train_mnist", *flags, cwd=tmp_path, data_dir=real_mnist_dir)
-    early = confidence_and_accuracy(tmp_path / "mnist_model.pth")
-    late = confidence_and_accuracy(trained_model_path)
-    for measured, template in (
-        (early, "lesson 3's network is {}% sure on average and {}% right"),
-        (late, "After 10 epochs it is {}% sure and {}% right"),
-    ):
-        (expected,) = stated(CONCEPTS, template)
-        assert measured == pytest.approx(expected, abs=0.6)

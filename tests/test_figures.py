@@ -1,18 +1,19 @@
 """The figures in the guide: all that come from training are measured again.
 
-They run with "pytest --figures", on real MNIST and real recordings. A stated figure may
-differ from the measured one by a point, because other machines round differently, and
-by more only where a comment says why.
+They run with "pytest --figures", on real MNIST and real recordings, with one seed each;
+with "--figures=all", where the text has means or ranges of three seeds, with three. A
+stated figure may differ from the measured one by a point, because other machines round
+differently, and by more only where a comment says why.
 """
 
-import contextlib
 import copy
 import functools
-import io
 import itertools
+import multiprocessing
 import re
 import shlex
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
 import pytest
@@ -20,9 +21,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import backstage.data.datasets
 import dl_utils
-import drawings
 from backstage.data import spoken_digits
 from backstage.sound import to_image
 from conftest import (
@@ -34,19 +33,12 @@ from conftest import (
     run_python,
     training_runs,
 )
-from documents import (
-    CONCEPTS,
-    GUIDE,
-    blocks,
-    commands,
-    section,
-    speaking_blocks,
-    stated,
-)
+from documents import CONCEPTS, GUIDE, blocks, commands, section, stated
 from make_images import VERDICTS
 
 pytestmark = pytest.mark.real_mnist
 
+SCRIPT = "03_train_mnist.py"
 VOICES = spoken_digits.VOICES
 LAB = re.split(r"^### ", section(GUIDE, "Lab"), flags=re.MULTILINE)[1:]
 NUMBERS = range(1, len(LAB) + 1)
@@ -57,7 +49,7 @@ class Run(NamedTuple):
 
     flags: str = ""
     edit: str = ""  # as in the guide: a diff that begins with the name of the file
-    script: str = "03_train_mnist.py"
+    script: str = SCRIPT
     first: str = ""  # the flags of a run of lesson 3 before it, in the same folder
 
 
@@ -74,32 +66,34 @@ def edited(number, flags):
     return experiment(number)._replace(flags=flags)
 
 
-def verdict_runs():
-    """Return verdict -> its run in the guide, and the figures stated with it."""
-    found = re.findall(
+# Verdict -> its run in the guide, and the figures stated with it.
+VERDICT_RUNS = {
+    verdict.lower(): (Run(flags), float(train_acc), float(val_acc))
+    for verdict, train_acc, val_acc, flags in re.findall(
         r"^\*\*([A-Z][a-z ]+)\.\*\*[^%]*Training\s+([\d.]+)%,\s+validation\s+([\d.]+)%"
         r".*?^`python 03_train_mnist.py ?([^`]*)`$",
         GUIDE,
         flags=re.MULTILINE | re.DOTALL,
     )
-    return {
-        verdict.lower(): (Run(flags), float(train_acc), float(val_acc))
-        for verdict, train_acc, val_acc, flags in found
-    }
-
-
-VERDICT_RUNS = verdict_runs()
+}
 DIRTY = VERDICT_RUNS["severe overfitting"][0]
 DROPOUT, NEW_VOICES = 11, Run("--dataset new-voices")
+FEW = "--train-samples 100 --epochs 100"
+MEMORIZED = Run("--train-samples 1000 --epochs 100")
+NO_BACKWARD = Run(
+    "--epochs 1",
+    " # 03_train_mnist.py\n-        loss.backward()\n+        # loss.backward()\n",
+)
 
 # Words of the guide, with {} for each figure; the run; what the figures are: a column
-# of the epoch lines and the epoch (0 is the last), or "test".
+# of the epoch lines and the epoch (0 is the last), TEST, or BEFORE.
 TRAIN, VAL, TEST = ("train_acc", 0), ("val_acc", 0), "test"
+BEFORE = "loss before training"
 SOUND = [TRAIN, VAL, TEST]
 CLAIMS = [
     # Reading training_history.png
-    ("after 100 epochs it was {}%", Run("--train-samples 1000 --epochs 100"), [VAL]),
-    ("Ours reaches {}% after", Run("--train-samples 100 --epochs 100"), [TRAIN]),
+    ("after 100 epochs it was {}%", MEMORIZED, [VAL]),
+    ("Ours reaches {}% after", Run(FEW), [TRAIN]),
     ("8 neurons reach {}% on validation", experiment(4), [VAL]),
     ("5,000 images lead to {}%", Run("--train-samples 5000 --epochs 60"), [VAL]),
     ("{}% with the same 1,000 images", experiment(DROPOUT), [VAL]),
@@ -117,15 +111,19 @@ CLAIMS = [
     ("64: {}% | 8,192", Run(), [("val_acc", 2)]),
     ("8,192: {}%, only", Run("--batch-size 8192"), [("val_acc", 2)]),
     # Sound
-    (
-        "| `spoken` | {}% | {}% | {}% |",
-        Run("--dataset spoken"),
-        SOUND,
-    ),
+    ("| `spoken` | {}% | {}% | {}% |", Run("--dataset spoken"), SOUND),
     ("| `speakers` | {}% | {}% | {}% |", Run("--dataset speakers"), SOUND),
     ("| `new-voices` | {}% | {}% | {}% |", NEW_VOICES, SOUND),
     # Lab
-    ("With more data: 100 images {}%", Run("--train-samples 100 --epochs 100"), [VAL]),
+    ("the random start, here {}% in training and {}%", NO_BACKWARD, [TRAIN, VAL]),
+    ("when accuracy was {}%; after 100", MEMORIZED, [("val_acc", 12)]),
+    ("loss of the first epoch is {}. The", experiment(2), [("train_loss", 1)]),
+    ("training loss: it ends at {}, and", experiment(10), [("train_loss", 0)]),
+    ("before the first step, its loss was {}. That", experiment(17), [BEFORE]),
+    ("Before training, the loss is {}, five times", experiment(18), [BEFORE]),
+    ("random weights, which lead to {}% on", Run("--dataset spoken"), [VAL]),
+    ("reach {}% on validation, less than", VERDICT_RUNS["underfitting"][0], [VAL]),
+    ("With more data: 100 images {}%", Run(FEW), [VAL]),
     ("with the defaults: training {}%, validation {}%", Run(), [TRAIN, VAL]),
     ("Seed 42 gave {}%, seed 2 gives", Run(), [VAL]),
     ("seed 2 gives {}%", Run("--seed 2"), [VAL]),
@@ -133,47 +131,28 @@ CLAIMS = [
     ("two epochs {}%, after ten", Run("--batch-size 8192"), [("val_acc", 2)]),
     ("after ten {}%: 7 steps", Run("--batch-size 8192"), [VAL]),
     ("rate 0.1`: {}% and {}%", edited(8, "--learning-rate 0.1"), [TRAIN, VAL]),
-    (
-        "100 images are learned to {}% at this",
-        edited(8, "--hidden-size 128 --train-samples 100 --epochs 100"),
-        [TRAIN],
-    ),
-    (
-        "learning rate, and to {}% at 0.1",
-        edited(
-            8,
-            "--hidden-size 128 --train-samples 100 --epochs 100 --learning-rate 0.1",
-        ),
-        [TRAIN],
-    ),
-    (
-        "the same command gives {}% and {}%",
-        Run("--learning-rate 0.0001 --epochs 5"),
-        [TRAIN, VAL],
-    ),
-    (
-        "ends at {}% in training and {}% on validation. [Dropout]",
-        Run("--train-samples 1000 --epochs 100"),
-        [TRAIN, VAL],
-    ),
-    (
-        "voices give {}% on validation and {}% on the test",
-        Run("--dataset new-voices --train-samples 1000"),
-        [VAL, TEST],
-    ),
-    (
-        '"still improving": {}% in training, {}% on validation, {}% on the test',
-        NEW_VOICES,
-        SOUND,
-    ),
-    (
-        "ten epochs: {}% in training, {}% on validation, {}% on the test",
-        edited(DROPOUT, NEW_VOICES.flags),
-        SOUND,
-    ),
+    ("are learned to {}% at this", edited(8, f"--hidden-size 128 {FEW}"), [TRAIN]),
+    ("rate, and to {}% at 0.1", edited(8, f"{FEW} --learning-rate 0.1"), [TRAIN]),
+    ("command gives {}% and {}%",
+     Run("--learning-rate 0.0001 --epochs 5"), [TRAIN, VAL]),
+    ("{}% in training and {}% on validation. [Dropout]", MEMORIZED, [TRAIN, VAL]),
+    ("voices give {}% on validation and {}% on the test",
+     Run("--dataset new-voices --train-samples 1000"), [VAL, TEST]),
+    ('"still improving": {}% in training, {}% on validation, {}% on the test',
+     NEW_VOICES, SOUND),
+    ("ten epochs: {}% in training, {}% on validation, {}% on the test",
+     edited(DROPOUT, NEW_VOICES.flags), SOUND),
 ]  # fmt: skip
+# With other seeds, for "pytest --figures=all".
+OTHER_SEEDS = [
+    ("seed 2, down to it: {}%)", Run("--learning-rate 0.1 --seed 2"), [VAL]),
+    ("instead of {}% and {}%)", Run("--dataset spoken --seed 1"), [VAL, None]),
+    ("instead of {}% and {}%)", Run("--dataset spoken --seed 2"), [None, VAL]),
+    ("seeds 1 and 2, {}% both", edited(18, experiment(18).flags + " --seed 1"), [VAL]),
+    ("seeds 1 and 2, {}% both", edited(18, experiment(18).flags + " --seed 2"), [VAL]),
+]
 # How it ends without zero_grad is a matter of luck; that it is worse is not.
-NO_ZERO_GRAD = edited(9, "--train-samples 100 --epochs 100")
+NO_ZERO_GRAD = edited(9, FEW)
 SEEDS = [Run(), Run("--seed 1"), Run("--seed 2")]
 THREE_EPOCHS = Run("--epochs 3")
 
@@ -181,11 +160,7 @@ RUNS = [run for run, *_ in VERDICT_RUNS.values()]
 RUNS += [experiment(number) for number in NUMBERS]
 RUNS += [run for _, run, _ in CLAIMS] + [NO_ZERO_GRAD, THREE_EPOCHS, *SEEDS]
 RUNS = list(dict.fromkeys(RUNS))  # each once
-
-
-# ------------------------------------------------------------------------------
-# Running
-# ------------------------------------------------------------------------------
+RUNS.remove(Run())  # the five lessons run it
 
 
 class Outcome(NamedTuple):
@@ -193,9 +168,11 @@ class Outcome(NamedTuple):
     output: str
 
     def figure(self, quantity):
-        """Return what a column of the epoch lines says, or the test accuracy."""
+        """Return what the epoch lines or the line before them say, or the test's."""
         if quantity == TEST:
             return float(re.search(r"^Test Accuracy: ([\d.]+)", self.output, re.M)[1])
+        if quantity == BEFORE:
+            return float(re.search(r"before training: ([\d.]+)", self.output)[1])
         column, epoch = quantity
         label = {"train_loss": "%, Loss"}.get(column, column.title().replace("_", " "))
         found = re.findall(rf"^Epoch .*{label}: ([\d.]+)", self.output, re.MULTILINE)
@@ -206,16 +183,18 @@ def is_sound(run):
     return any(name in run.flags for name in ("spoken", "speakers", "new-voices"))
 
 
-def allowed(run):
-    """Return by how many points a figure may differ."""
-    if is_sound(run):
-        return 5  # one point is three recordings, and sound has more luck
-    if run in (
-        VERDICT_RUNS["underfitting"][0],
-        VERDICT_RUNS["learning rate too high"][0],
-    ):
-        return 6  # two neurons may start in a bad place; which digit is guessed is luck
-    return 1.5 if "5000" in run.flags or "100 " in run.flags else 1.0
+def assert_close(measured, figure, run, quantity=VAL):
+    """A figure may differ a little, from machine to machine."""
+    allowed = 1.0
+    if "loss" in str(quantity):
+        allowed = 0.02 if figure < 2.303 else figure / 2  # huge ones are luck
+    elif is_sound(run):
+        allowed = 3  # one point is three recordings
+    elif run.flags.startswith(("--hidden-size 2", "--learning-rate 0.1")):
+        allowed = 6  # two neurons may start badly; which digit is guessed is luck
+    elif "5000" in run.flags or "100 " in run.flags:
+        allowed = 1.5
+    assert float(measured) == pytest.approx(figure, abs=allowed)
 
 
 def apply_edit(diff, folder):
@@ -233,23 +212,43 @@ def apply_edit(diff, folder):
     path.write_text(text, encoding="utf-8")
 
 
+@functools.cache
+def pool():
+    """Two processes for lessons, which load PyTorch and read each data set once."""
+    return ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
+
+
+def run_lesson(script, flags, folder, data_dir):
+    """Run a lesson in one of the two processes."""
+    if not hasattr(dl_utils.load_raw_data, "cache_info"):
+        dl_utils.load_raw_data = functools.cache(dl_utils.load_raw_data)
+    return run_main(script, *shlex.split(flags), cwd=folder, data_dir=data_dir)
+
+
 def execute(run, folder, data_dir):
-    """Run a lesson in a copy of the project."""
+    """Run a lesson, edited in a copy of the project if need be."""
     if is_sound(run) and not (data_dir / "FSDD" / FSDD_ARCHIVE).is_file():
         return None
-    shutil.copytree(ROOT / "backstage", folder / "backstage")
-    for path in ROOT.glob("*.py"):
-        shutil.copy(path, folder)
-    if run.edit:
-        apply_edit(run.edit, folder)
     results = folder / "run"
     results.mkdir()
+    script = ROOT / run.script
+    if run.edit:
+        shutil.copytree(ROOT / "backstage", folder / "backstage")
+        for path in ROOT.glob("*.py"):
+            shutil.copy(path, folder)
+        apply_edit(run.edit, folder)
+        script = folder / run.script
     if run.first:
-        flags = shlex.split(run.first)
-        run_python(folder / Run().script, *flags, cwd=results, data_dir=data_dir)
-    process = run_python(
-        folder / run.script, *shlex.split(run.flags), cwd=results, data_dir=data_dir
-    )
+        arguments = (ROOT / SCRIPT, run.first, results, data_dir)
+        pool().submit(run_lesson, *arguments).result()
+        shutil.copy(results / "mnist_model.pth", results / "first.pth")
+    if run.edit and not run.edit.startswith(f" # {run.script}\n"):
+        # What a lesson imports is edited, so it needs a Python of its own.
+        flags = shlex.split(run.flags)
+        process = run_python(script, *flags, cwd=results, data_dir=data_dir)
+    else:
+        arguments = (script, run.flags, results, data_dir)
+        process = pool().submit(run_lesson, *arguments).result()
     # 1: a verdict with which the network is not saved
     assert process.returncode in (0, 1), process.stderr
     assert "Traceback" not in process.stderr, process.stderr
@@ -262,8 +261,12 @@ def outcome(background_runs, tmp_path_factory, real_mnist_dir):
 
     @functools.cache
     def get(run):
-        future = background_runs[run]
-        if future.cancel():  # not started yet: from here on, two go on side by side
+        if run == Run():
+            lessons = background_runs["lessons"].result()
+            return Outcome(lessons.folder, lessons.outputs[SCRIPT])
+        future = background_runs.get(run)
+        # Not started yet? From here on, two go on side by side.
+        if future is None or future.cancel():
             result = execute(run, tmp_path_factory.mktemp("run"), real_mnist_dir)
         else:
             result = future.result()
@@ -272,30 +275,26 @@ def outcome(background_runs, tmp_path_factory, real_mnist_dir):
     return get
 
 
-# ------------------------------------------------------------------------------
-# Figures in the text
-# ------------------------------------------------------------------------------
-
-
 def test_the_pictures_of_the_verdicts_have_the_commands_of_the_guide():
     assert {name: run.flags for name, (run, *_) in VERDICT_RUNS.items()} == VERDICTS
+    assert VERDICTS.keys() == dl_utils.ADVICE.keys()
 
 
-@pytest.mark.parametrize("verdict", dl_utils.ADVICE)
-def test_each_verdict_has_its_run(verdict, outcome):
-    run, train_acc, val_acc = VERDICT_RUNS[verdict]
-    (row,) = training_runs(outcome(run).folder)
-    assert row["verdict"] == verdict
-    assert float(row["train_acc"]) == pytest.approx(train_acc, abs=allowed(run))
-    assert float(row["val_acc"]) == pytest.approx(val_acc, abs=allowed(run))
-
-
-@pytest.mark.parametrize("number", NUMBERS)
-def test_the_lab_gives_the_measured_answers(number, outcome):
+# What the guide says of a run in one line, with figures and verdict.
+ANSWERS = {
+    verdict: (run, f'training {train}%, validation {val}%, verdict "{verdict}"')
+    for verdict, (run, train, val) in VERDICT_RUNS.items()
+}
+for number in NUMBERS:
     (answer,) = re.findall(r"^Measured: (.+)$", LAB[number - 1], re.MULTILINE)
-    run = experiment(number)
+    ANSWERS[number] = experiment(number), answer
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_a_run_gives_the_measured_answer(name, outcome):
+    run, answer = ANSWERS[name]
     result = outcome(run)
-    if run.script == "03_train_mnist.py":
+    if run.script == SCRIPT:
         row = training_runs(result.folder)[-1]
         figures = {"training": row["train_acc"], "validation": row["val_acc"]}
         if "test" in answer:
@@ -305,21 +304,24 @@ def test_the_lab_gives_the_measured_answers(number, outcome):
     else:
         figures = dict(re.findall(r"^(\w+) +[\d,]+ +([\d.]+) ", result.output, re.M))
     assert figures
-    for name, figure in figures.items():
-        ((expected,),) = stated(answer, f"{name} {{}}%")
-        assert float(figure) == pytest.approx(expected, abs=allowed(run)), name
+    for words, measured in figures.items():
+        ((figure,),) = stated(answer, f"{words} {{}}%")
+        assert_close(measured, figure, run)
 
 
 @pytest.mark.parametrize(
-    ("template", "run", "quantities"), CLAIMS, ids=[claim[0] for claim in CLAIMS]
+    ("template", "run", "quantities"),
+    [*CLAIMS, *OTHER_SEEDS],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_figures_in_passing(template, run, quantities, outcome):
+def test_figures_in_passing(template, run, quantities, outcome, seeds):
+    if len(seeds) == 1 and (template, run, quantities) not in CLAIMS:
+        pytest.skip("takes minutes: pytest --figures=all")
     result = outcome(run)
     for figures in stated(GUIDE, template):
         for figure, quantity in zip(figures, quantities, strict=True):
             if quantity:
-                measured = result.figure(quantity)
-                assert figure == pytest.approx(measured, abs=allowed(run))
+                assert_close(result.figure(quantity), figure, run, quantity)
 
 
 # ------------------------------------------------------------------------------
@@ -334,18 +336,6 @@ def test_the_memorizing_test_finds_a_missing_zero_grad(outcome):
     assert measured == pytest.approx(expected, abs=20)
 
 
-def test_softmax_twice_keeps_the_loss_up(outcome):
-    ((expected,),) = stated(GUIDE, "look at the training loss: it ends at {}, and")
-    measured = outcome(experiment(10)).figure(("train_loss", 0))
-    assert measured == pytest.approx(expected, abs=0.02)
-
-
-def test_a_learning_rate_of_1_gives_a_huge_first_loss(outcome):
-    ((expected,),) = stated(GUIDE, "loss of the first epoch is {}. The")
-    measured = outcome(experiment(2)).figure(("train_loss", 1))
-    assert measured == pytest.approx(expected, rel=0.5)
-
-
 @pytest.fixture
 def test_images(real_mnist):
     return dl_utils.load_mnist_data()[2].dataset.tensors
@@ -358,24 +348,22 @@ def load_model(result):
 
 def test_silent_mismatches_cost_what_the_guide_says(outcome, test_images):
     images, labels = test_images
-    costs = []
+    pixels = images * dl_utils.MNIST_STD + dl_utils.MNIST_MEAN
+    costs = {"Tanh for ReLU": [], "forgetting it": []}
     for run in SEEDS:
         script, model = load_model(outcome(run))
         forgetful = nn.Sequential(nn.Flatten(), model.fc1, nn.Tanh(), model.fc2)
-        pixels = images * dl_utils.MNIST_STD + dl_utils.MNIST_MEAN
         right, tanh, unnormalized = (
-            100 * (script.predict(*pair, "cpu").argmax(1) == labels).float().mean()
+            100
+            * (script.predict(*pair, "cpu").argmax(1) == labels).float().mean().item()
             for pair in ((model, images), (forgetful, images), (model, pixels))
         )
-        costs.append((right - tanh, right - unnormalized))
-    for cost, template, tolerance in zip(
-        zip(*costs, strict=True),
-        ("Tanh for ReLU cost {} to {} points", "forgetting it cost {} to {} points"),
-        (4, 1),
-        strict=True,
-    ):
-        ((low, high),) = stated(GUIDE, template)
-        assert low - tolerance <= min(cost) and max(cost) <= high + tolerance
+        costs["Tanh for ReLU"].append(right - tanh)
+        costs["forgetting it"].append(right - unnormalized)
+    for name, tolerance in (("Tanh for ReLU", 3), ("forgetting it", 0.7)):  # much luck
+        ((low, high),) = stated(GUIDE, f"{name} cost {{}} to {{}} points")
+        measured = [min(costs[name]), max(costs[name])]
+        assert measured == pytest.approx([low, high], abs=tolerance)
 
 
 def test_confidence_is_worth_what_the_guide_says(outcome, test_images):
@@ -388,13 +376,27 @@ def test_confidence_is_worth_what_the_guide_says(outcome, test_images):
         chosen = (confidences >= low) & (confidences < high)
         return 100 * (answers == labels)[chosen].float().mean().item()
 
-    ((three,),) = stated(GUIDE, "after three epochs: yes, in {}.")
-    ((ten, ten_sure),) = stated(
-        GUIDE, "{} of 100 are right; where it says 99 to 99.9%, {}"
-    )
-    assert right(THREE_EPOCHS, 0.9, 0.95) == pytest.approx(three, abs=5)
-    assert right(Run(), 0.9, 0.95) == pytest.approx(ten, abs=5)
-    assert right(Run(), 0.99, 0.999) == pytest.approx(ten_sure, abs=2)
+    # Between 90 and 95 % there are only about 200 of the 10,000 images.
+    for run, low, high, template, allowed in (
+        (THREE_EPOCHS, 0.9, 0.95, "after three epochs: yes, in {}.", 4),
+        (Run(), 0.9, 0.95, "where it says 90 to 95%, {} of 100 are right", 4),
+        (Run(), 0.99, 0.999, "where it says 99 to 99.9%, {}", 1),
+    ):
+        ((expected,),) = stated(GUIDE, template)
+        assert right(run, low, high) == pytest.approx(expected, abs=allowed)
+
+
+def test_the_network_is_calibrated_at_first_and_then_too_sure(outcome, real_mnist):
+    images, labels = dl_utils.load_mnist_data()[1].dataset.tensors
+    for run, template in (
+        (THREE_EPOCHS, "lesson 3's network is {}% sure on average and {}% right"),
+        (Run(), "After 10 epochs it is {}% sure and {}% right"),
+    ):
+        script, model = load_model(outcome(run))
+        confidences, answers = script.predict(model, images, "cpu").max(dim=1)
+        means = [x.double().mean().item() for x in (confidences, answers == labels)]
+        (expected,) = stated(CONCEPTS, template)
+        assert [100 * mean for mean in means] == pytest.approx(expected, abs=0.5)
 
 
 def test_the_table_of_architectures(lessons_on_mnist):
@@ -409,132 +411,132 @@ def test_the_table_of_architectures(lessons_on_mnist):
     for name, parameters, *figures in rows:
         mean, low, high, expect_low, expect_high = map(float, figures)
         row = re.search(rf"^{name} +{parameters} +([\d.]+) ", output, re.M)
-        assert float(row[1]) == pytest.approx(mean, abs=0.4)
+        assert float(row[1]) == pytest.approx(mean, abs=0.3)
         runs = re.findall(rf"^{name} +seed \d: Val Acc: ([\d.]+)%", output, re.M)
         runs = [float(run) for run in runs]
-        assert [min(runs), max(runs)] == pytest.approx([low, high], abs=0.5)
-        assert expect_low - 0.3 <= min(runs) and max(runs) <= expect_high + 0.3
-
-
-@pytest.fixture(scope="module")
-def lessons_taught(background_runs, real_mnist_dir):
-    """Return a function: one SGD step for each of 120 misread digits, at some rate.
-
-    It returns how many are read afterwards, and by how many points accuracy fell.
-    """
-    script, model = load_model(background_runs[Run()].result())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backstage.data.datasets, "DATA_DIR", real_mnist_dir)
-        train_loader, _, test_loader = dl_utils.load_mnist_data(dataset="mnist")
-    images, labels = test_loader.dataset.tensors
-    wrong = (script.predict(model, images, "cpu").argmax(1) != labels).nonzero()[:120]
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    _, accuracy = dl_utils.evaluate_model(model, test_loader, "cpu")
-
-    def teach(rate, others=0):
-        read, lost = 0, []
-        generator = torch.Generator().manual_seed(0)
-        old = train_loader.dataset.tensors
-        for index in wrong:
-            model.load_state_dict(state)
-            optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-            chosen = torch.randint(len(old[0]), (others,), generator=generator)
-            batch = [
-                torch.cat([tensor[index], stored[chosen]])
-                for tensor, stored in zip((images, labels), old, strict=True)
-            ]
-            nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            read += (model(images[index]).argmax() == labels[index]).item()
-            lost.append(
-                accuracy - dl_utils.evaluate_model(model, test_loader, "cpu")[1]
-            )
-        return read, sum(lost) / len(lost)
-
-    return teach
+        assert [min(runs), max(runs)] == pytest.approx([low, high], abs=0.4)
+        assert expect_low <= min(runs) and max(runs) <= expect_high
 
 
 @pytest.mark.parametrize(
     ("template", "rate", "others"),
     [
-        (
-            "At 0.001, {} of them are read afterwards, and of all test digits {}",
-            1e-3,
-            0,
-        ),
+        ("1, {} of them are read afterwards, and of all test digits {}", 1e-3, 0),
         ("At 0.01, all are read, at a cost of {} points", 1e-2, 0),
         ("on the one drawing, and {} points are lost", 1e-1, 0),
         ("more, and {} of the 120 are read after one step", 1e-2, 16),
     ],
 )
-def test_what_teaching_a_single_drawing_costs(template, rate, others, lessons_taught):
-    read, lost = lessons_taught(rate, others)
-    ((*expected_read, expected_lost),) = [*stated(GUIDE, template)]
-    if others:
-        assert lost == pytest.approx(0, abs=0.2)
-        assert read == pytest.approx(expected_lost, abs=12)
-        return
+def test_what_teaching_a_single_drawing_costs(
+    template, rate, others, outcome, real_mnist
+):
+    script, model = load_model(outcome(Run()))
+    train_loader, _, test_loader = dl_utils.load_mnist_data(dataset="mnist")
+    old, (images, labels) = train_loader.dataset.tensors, test_loader.dataset.tensors
+    wrong = (script.predict(model, images, "cpu").argmax(1) != labels).nonzero()[:120]
+    _, accuracy = dl_utils.evaluate_model(model, test_loader, "cpu")
+    generator = torch.Generator().manual_seed(0)
+    read, lost = 0, []
+    for number, index in enumerate(wrong):
+        taught = copy.deepcopy(model)
+        chosen = torch.randint(len(old[0]), (others,), generator=generator)
+        batch = [torch.cat([images[index], old[0][chosen]])]
+        batch += [torch.cat([labels[index], old[1][chosen]])]
+        nn.functional.cross_entropy(taught(batch[0]), batch[1]).backward()
+        torch.optim.SGD(taught.parameters(), lr=rate).step()
+        read += (taught(images[index]).argmax() == labels[index]).item()
+        if number % 3 == 0:  # enough for a mean
+            lost.append(
+                accuracy - dl_utils.evaluate_model(taught, test_loader, "cpu")[1]
+            )
+    ((*expected_read, expected_lost),) = stated(GUIDE, template)
+    if others:  # "nothing is lost"
+        expected_read, expected_lost = [expected_lost], 0
     assert read == pytest.approx(expected_read[0] if expected_read else 120, abs=8)
-    assert lost == pytest.approx(expected_lost, abs=max(0.2, 0.3 * expected_lost))
+    mean = sum(lost) / len(lost)
+    assert mean == pytest.approx(expected_lost, abs=max(0.1, 0.2 * expected_lost))
+
+
+PRETRAINED = "--dataset mnist --start-from first.pth --train-samples"
 
 
 @pytest.mark.parametrize(
     ("template", "flags"),
     [
-        ("from random weights {}%;", "--train-samples 1000"),
-        (
-            "and {}% after it. Of the drawn",
-            "--train-samples 1000 --start-from mnist_model.pth",
-        ),
-        (
-            "the same training does harm: {}%.",
-            "--train-samples 10 --start-from mnist_model.pth",
-        ),
-        (
-            "(at 0.0001: {}%)",
-            "--train-samples 10 --start-from mnist_model.pth --learning-rate 0.0001",
-        ),
+        ("from random weights {}%;", "--dataset mnist --train-samples 1000"),
+        ("and {}% after it. Of the drawn", f"{PRETRAINED} 1000"),
+        ("the same training does harm: {}%.", f"{PRETRAINED} 10"),
+        ("(at 0.0001: {}%)", f"{PRETRAINED} 10 --learning-rate 0.0001"),
     ],
 )
-def test_what_fine_tuning_is_worth(template, flags, drawn_network, tmp_path):
-    shutil.copy(drawn_network, tmp_path)
-    script = load_script("03_train_mnist")
-    run = run_main(script, *shlex.split(flags), cwd=tmp_path, data_dir=REAL_DATA_DIR)
-    assert run.returncode == 0, run.stderr
+def test_what_fine_tuning_is_worth(template, flags, outcome, tmp_path, seeds):
+    # Experiment 17 leaves the network that knows only drawn digits.
+    shutil.copy(outcome(experiment(17)).folder / "first.pth", tmp_path)
+    figures = []
+    for seed in seeds:
+        arguments = [*shlex.split(flags), "--seed", seed]
+        run = run_main(SCRIPT, *arguments, cwd=tmp_path, data_dir=REAL_DATA_DIR)
+        figures.append(Outcome(tmp_path, run.stdout).figure(VAL))
     ((expected,),) = stated(CONCEPTS, template)
-    measured = Outcome(tmp_path, run.stdout).figure(VAL)
-    assert measured == pytest.approx(expected, abs=1.2)  # the text has means of seeds
-
-
-@pytest.fixture(scope="module")
-def drawn_network(tmp_path_factory, real_mnist_dir, synthetic_dir):
-    """A network that knows only digits drawn by this project."""
-    folder = tmp_path_factory.mktemp("drawn")
-    flags = ("--dataset", "synthetic")
-    run = run_main("03_train_mnist", *flags, cwd=folder, data_dir=synthetic_dir)
-    assert run.returncode == 0, run.stderr
-    return folder / "mnist_model.pth"
+    tolerance = 1.2 / len(seeds)  # the text has means of three
+    assert sum(figures) / len(seeds) == pytest.approx(expected, abs=tolerance)
 
 
 # ------------------------------------------------------------------------------
-# Voices, with one seed each
+# Voices
 # ------------------------------------------------------------------------------
 
 
-def shuffled(dataset):
-    generator = torch.Generator().manual_seed(0)
-    return DataLoader(dataset, 64, shuffle=True, generator=generator)
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def fit(examples, labels, seed, model=None, epochs=10):
+    """Train lesson 3's network, or another one, on some examples, and return it."""
+    script = load_script(SCRIPT)
+    torch.manual_seed(seed)
+    model = model or script.SimpleNN()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.001, fused=True)
+    dataset = TensorDataset(examples, labels)
+    loader = DataLoader(dataset, 64, shuffle=True, generator=seeded(seed))
+    for _ in range(epochs):
+        script.train_epoch(model, loader, nn.CrossEntropyLoss(), optimizer, "cpu")
+    return model
+
+
+def percent_right(model, examples, labels):
+    loader = DataLoader(TensorDataset(examples, labels), batch_size=1000)
+    return dl_utils.evaluate_model(model, loader, "cpu")[1]
+
+
+class Sounds(NamedTuple):
+    """All recordings, as tensors."""
+
+    images: torch.Tensor
+    digits: torch.Tensor
+    voices: torch.Tensor
+    indices: torch.Tensor
+
+    def train(self, chosen, seed, model=None):
+        return fit(self.images[chosen], self.digits[chosen], seed, model)
+
+    def right(self, model, chosen):
+        return percent_right(model, self.images[chosen], self.digits[chosen])
 
 
 @pytest.fixture(scope="session")
-def recordings():
-    if not (REAL_DATA_DIR / "FSDD" / FSDD_ARCHIVE).is_file():
-        pytest.skip(f"there is no {FSDD_ARCHIVE} in {REAL_DATA_DIR}")
-    return spoken_digits.read_recordings(REAL_DATA_DIR)
+def recordings(real_fsdd_dir):
+    return spoken_digits.read_recordings(real_fsdd_dir)
 
 
-def test_the_quietest_moments_give_the_speaker_away(recordings):
+@pytest.fixture(scope="session")
+def sounds(recordings):
+    images = torch.stack([to_image(r.samples) for r in recordings])
+    labels = [(r.digit, VOICES.index(r.voice), r.index) for r in recordings]
+    return Sounds(dl_utils.normalize(images), *torch.tensor(labels).T)
+
+
+def test_the_quietest_moments_give_the_speaker_away(recordings, sounds):
     features = []
     for recording in recordings:
         moments = recording.samples.unfold(0, 160, 80)  # 20 ms each
@@ -543,64 +545,46 @@ def test_the_quietest_moments_give_the_speaker_away(recordings):
         spectrum = torch.fft.rfft(quietest * torch.hann_window(160)).abs() ** 2
         features.append((spectrum.mean(dim=0) + 1e-14).log())
     features = torch.stack(features)
-    labels = torch.tensor([VOICES.index(r.voice) for r in recordings])
-    indices = torch.tensor([r.index for r in recordings])
-    train = indices >= spoken_digits.VALIDATION_INDICES.stop
-    test = indices < spoken_digits.TEST_INDICES.stop
+    train = sounds.indices >= spoken_digits.VALIDATION_INDICES.stop
+    test = sounds.indices < spoken_digits.TEST_INDICES.stop
     features = (features - features[train].mean(dim=0)) / features[train].std(dim=0)
-
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(81, 128), nn.ReLU(), nn.Linear(128, len(VOICES)))
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
-    train_set = TensorDataset(features[train], labels[train])
-    loader = shuffled(train_set)
-    script = load_script("03_train_mnist")
-    for _ in range(60):
-        script.train_epoch(model, loader, nn.CrossEntropyLoss(), optimizer, "cpu")
-    test_set = TensorDataset(features[test], labels[test])
-    _, measured = dl_utils.evaluate_model(model, DataLoader(test_set, 1000), "cpu")
+    fit(features[train], sounds.voices[train], seed=0, model=model, epochs=60)
     ((expected,),) = stated(GUIDE, "still names the speaker in {} of")
-    assert measured == pytest.approx(expected, abs=3)
+    measured = percent_right(model, features[test], sounds.voices[test])
+    assert measured == pytest.approx(expected, abs=2)
 
 
 @pytest.fixture(scope="session")
-def understood(recordings):
-    """Return a function that trains on some voices and tests on others."""
-    script = load_script("03_train_mnist")
-    images = torch.stack([to_image(r.samples) for r in recordings])
-    images = dl_utils.normalize(images)
-    labels = torch.tensor([r.digit for r in recordings])
+def understood(sounds, seeds):
+    """Return a function that trains on some voices and tests on others.
 
-    def part(voices, count=None):
-        chosen = [i for i, r in enumerate(recordings) if r.voice in voices]
-        order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))
-        chosen = torch.tensor(chosen)[order][:count]
-        return TensorDataset(images[chosen], labels[chosen])
+    It returns the percentages right, means over the seeds.
+    """
 
     @functools.cache
     def get(train_voices, strangers, count=None):
-        torch.manual_seed(0)
-        model = script.SimpleNN()
-        optimizer = torch.optim.Adam(model.parameters(), lr=script.LEARNING_RATE)
-        loader = shuffled(part(train_voices, count))
-        for _ in range(script.EPOCHS):
-            script.train_epoch(model, loader, nn.CrossEntropyLoss(), optimizer, "cpu")
-        return [
-            dl_utils.evaluate_model(model, DataLoader(part([voice]), 1000), "cpu")[1]
-            for voice in strangers
-        ]
+        (heard,) = torch.where(torch.isin(sounds.voices, torch.tensor(train_voices)))
+        figures = []
+        for seed in seeds:
+            order = torch.randperm(len(heard), generator=seeded(seed))[:count]
+            model = sounds.train(heard[order], seed)
+            figures.append([sounds.right(model, sounds.voices == v) for v in strangers])
+        return torch.tensor(figures).mean(dim=0)
 
     return get
 
 
 @pytest.mark.parametrize("voice", VOICES)
-def test_how_well_a_stranger_is_understood(voice, understood):
+def test_how_well_a_stranger_is_understood(voice, understood, seeds):
     ((mean, low, high),) = stated(GUIDE, f"| {voice} | {{}}% ({{}} to {{}}) |")
-    following = VOICES[(VOICES.index(voice) + 1) % len(VOICES)]
-    others = tuple(v for v in VOICES if v not in (voice, following))
-    (measured,) = understood(others, (voice,))
-    assert low <= mean <= high
-    assert measured == pytest.approx(mean, abs=6)
+    stranger = VOICES.index(voice)
+    left_out = (stranger, (stranger + 1) % len(VOICES))  # the second one validates
+    others = tuple(v for v in range(len(VOICES)) if v not in left_out)
+    if len(seeds) > 1:
+        low = high = mean
+    assert low - 2 <= understood(others, (stranger,)).item() <= high + 2
 
 
 @pytest.mark.parametrize(
@@ -614,78 +598,27 @@ def test_how_well_a_stranger_is_understood(voice, understood):
     ],
 )
 def test_voices_count_for_more_than_recordings(
-    row, number_of_voices, count, understood
+    row, number_of_voices, count, understood, seeds
 ):
-    strangers = spoken_digits.VALIDATION_VOICES  # who validates, and who tests
-    others = tuple(v for v in VOICES if v not in strangers)
-    results = [
-        understood(voices, strangers, count)
-        for voices in itertools.combinations(others, number_of_voices)
-    ]
-    measured = torch.tensor(results).mean(dim=0).tolist()
+    # Who validates, and who tests.
+    strangers = tuple(map(VOICES.index, spoken_digits.VALIDATION_VOICES))
+    others = [v for v in range(len(VOICES)) if v not in strangers]
+    choices = itertools.combinations(others, number_of_voices)
+    measured = torch.stack([understood(voices, strangers, count) for voices in choices])
     (expected,) = stated(GUIDE, row + " {}% | {}% |")
-    tolerance = 5 if number_of_voices == 4 else 4  # one run, or several
-    assert measured == pytest.approx(expected, abs=tolerance)
+    tolerance = 2 if len(seeds) > 1 else 3 if number_of_voices < 4 else 5
+    assert measured.mean(dim=0).tolist() == pytest.approx(expected, abs=tolerance)
 
 
 @pytest.fixture(scope="session")
-def a_new_voice(recordings):
-    """Return a function: each voice is taught once to a network that knows the others.
-
-    It returns the accuracy on the new voice and on the known ones, means of the six.
-    """
-    script = load_script("03_train_mnist")
-    images = torch.stack([to_image(r.samples) for r in recordings])
-    images = dl_utils.normalize(images)
-    labels = torch.tensor([r.digit for r in recordings])
-    voices = torch.tensor([VOICES.index(r.voice) for r in recordings])
-    indices = torch.tensor([r.index for r in recordings])
-
-    def loader(chosen):
-        return DataLoader(
-            TensorDataset(images[chosen], labels[chosen]),
-            batch_size=64,
-            shuffle=True,
-            generator=torch.Generator().manual_seed(0),
-        )
-
-    def train(model, chosen):
-        train_loader = loader(chosen)  # one for all epochs: each has another order
-        optimizer = torch.optim.Adam(model.parameters(), lr=script.LEARNING_RATE)
-        for _ in range(script.EPOCHS):
-            script.train_epoch(
-                model, train_loader, nn.CrossEntropyLoss(), optimizer, "cpu"
-            )
-
-    @functools.cache
-    def base(voice):
-        torch.manual_seed(0)
-        model = script.SimpleNN()
-        train(model, (voices != voice) & (indices >= 10))
-        return model
-
-    def get(each, old):
-        results = []
-        for voice in range(len(VOICES)):
-            model = copy.deepcopy(base(voice))
-            (own,) = torch.where((voices == voice) & (indices < each))
-            (others,) = torch.where((voices != voice) & (indices >= 10))
-            generator = torch.Generator().manual_seed(0)
-            others = others[torch.randperm(len(others), generator=generator)[:old]]
-            if each:
-                times = max(1, old // len(own))
-                train(model, torch.cat([own.repeat(times), others]))
-            new = (voices == voice) & (indices >= 10)
-            known = (voices != voice) & (indices < 5)
-            results.append(
-                [
-                    dl_utils.evaluate_model(model, loader(part), "cpu")[1]
-                    for part in (new, known)
-                ]
-            )
-        return torch.tensor(results).mean(dim=0).tolist()
-
-    return get
+def known_others(sounds, seeds):
+    """(seed, voice) -> a network that knows the five other voices."""
+    known = sounds.indices >= 10
+    return {
+        (seed, voice): sounds.train((sounds.voices != voice) & known, seed)
+        for seed in seeds
+        for voice in range(len(VOICES))
+    }
 
 
 @pytest.mark.parametrize(
@@ -699,93 +632,21 @@ def a_new_voice(recordings):
         ("| five of each digit, and as many old ones |", 5, 500),
     ],
 )
-def test_what_a_few_recordings_of_a_new_voice_bring(row, each, old, a_new_voice):
+def test_what_a_few_recordings_of_a_new_voice_bring(
+    row, each, old, known_others, sounds, seeds
+):
+    figures = []
+    for (seed, voice), model in known_others.items():
+        mine = sounds.voices == voice
+        (own,) = torch.where(mine & (sounds.indices < each))
+        (others,) = torch.where(~mine & (sounds.indices >= 10))
+        others = others[torch.randperm(len(others), generator=seeded(seed))[:old]]
+        if each:
+            taught = torch.cat([own.repeat(max(1, old // len(own))), others])
+            model = sounds.train(taught, seed, copy.deepcopy(model))
+        parts = (mine & (sounds.indices >= 10), ~mine & (sounds.indices < 5))
+        figures.append([sounds.right(model, part) for part in parts])
     (expected,) = stated(GUIDE, row + " {}% | {}% |")
-    # One seed; the table has means of three.
-    assert a_new_voice(each, old) == pytest.approx(expected, abs=3)
-
-
-# ------------------------------------------------------------------------------
-# Lesson 6, with one seed; what it prints as it stands is in test_speak.py
-# ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def lesson_6(recordings, tmp_path_factory):
-    """Return a function that runs blocks and lines, and gives the figures printed."""
-    folder = tmp_path_factory.mktemp("lesson_6")
-    drawings.train_judges(folder)
-
-    def run(names, *sources):
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            drawings.run_lesson_6(folder, names, sources)
-        found = re.findall(
-            r": digit heard in (\d+)%, voice in (\d+)%", printed.getvalue()
-        )
-        return [[int(figure) for figure in pair] for pair in found]
-
-    return run
-
-
-FIRST = speaking_blocks()[0][:7]
-
-
-def test_the_median_is_sharper_than_the_mean_and_contrast_helps(lesson_6):
-    ((l1, mse),) = stated(
-        GUIDE, "`contrast=1`, {}% of the digits are heard, with MSE {}%"
-    )
-    digits = {}
-    for loss in ("MSELoss", "L1Loss"):
-        names = {}
-        ((digits[loss, 1.2], _),) = lesson_6(
-            names, *[block.replace("MSELoss", loss) for block in FIRST]
-        )
-        names["speak"] = functools.partial(names["speak"], contrast=1)
-        ((digits[loss, 1], _),) = lesson_6(names, "listen('dull', words)")
-    assert digits["MSELoss", 1] == pytest.approx(mse, abs=5)
-    assert digits["L1Loss", 1] == pytest.approx(l1, abs=5)
-    assert digits["MSELoss", 1.2] >= digits["MSELoss", 1]
-
-
-def test_ten_other_pairs_that_were_never_heard(lesson_6):
-    ((low, high, voice_low, voice_high),) = stated(
-        GUIDE, "(`(digit + 3) % 6`), in {} to {}% and {} to {}%"
-    )
-    first, step = FIRST, speaking_blocks()[0][7]
-    *_, (digit, voice) = lesson_6(
-        {}, *first, step.replace("digit % 6", "(digit + 3) % 6")
-    )
-    assert low - 10 <= digit <= high
-    assert voice_low - 10 <= voice <= voice_high
-
-
-# The newcomer's recordings, and what is asked: the rows of the guide's table.
-TEN = ("| ten, one per digit, repeated | ten digits |", "often * newcomer", "clone")
-ONCE = ("| the same ten, not repeated | ten digits |", "newcomer", "clone")
-FIFTEEN = (
-    "| fifteen, of 1, 4 and 8 only, repeated | the seven it never said |",
-    "27 * [r for r in recordings if r.voice == name and r.index < 15"
-    " and r.digit in (1, 4, 8)]",
-    "[word for word in clone if word[0] not in (1, 4, 8)]",
-)
-
-
-@pytest.mark.parametrize("voice", ["george", "lucas"])
-def test_a_clone_is_heard_as_the_table_says(voice, lesson_6):
-    names = {}
-    cloning = speaking_blocks()[0][8].replace('"theo"', f'"{voice}"')
-    lesson_6(names, *FIRST, cloning)
-    for row, recordings, words in (TEN, ONCE, FIFTEEN):
-        low, high, voice_low, voice_high = stated(
-            GUIDE, row + " {} to {}% | {} to {}% |"
-        )[0]
-        ((digit, same_voice),) = lesson_6(
-            names,
-            "model = deepcopy(before)",
-            f"train(model, make_loader(others + {recordings}), epochs=8)",
-            f"listen('clone', {words})",
-        )
-        one_word = 15 if row == FIFTEEN[0] else 10
-        assert low - one_word <= digit <= high
-        assert voice_low - one_word <= same_voice <= voice_high
+    tolerance = 1 if len(seeds) > 1 else 2  # the table has means of three
+    measured = torch.tensor(figures).mean(dim=0).tolist()
+    assert measured == pytest.approx(expected, abs=tolerance)

@@ -1,86 +1,77 @@
-"""The house: three floors, each of which knows only the one below."""
+"""The house: three floors, each of which knows only the one below, and its papers."""
 
 import ast
+import graphlib
 import re
 import subprocess
-import sys
 
 import pytest
 
 from conftest import ROOT, SCRIPTS, run_python
-from documents import speaking_blocks
+from documents import TEXTS, blocks, speaking_blocks
 
-BACKSTAGE = sorted(
+README = TEXTS["README.md"]
+BACKSTAGE = [
     path.relative_to(ROOT).as_posix() for path in ROOT.rglob("backstage/**/*.py")
-)
+]
 OWN = {"dl_utils", "backstage", *(name.removesuffix(".py") for name in SCRIPTS)}
 TOP_LEVEL = {
-    *SCRIPTS,
-    "dl_utils.py",
-    "backstage",
-    "README.md",
-    "LEARNING_GUIDE.md",
-    "ML_CONCEPTS_EXPLAINED.md",
-    "requirements.txt",
-    "images",
-    "tests",
-    ".ci",
-    ".github",
-    ".gitignore",
-    ".ruff.toml",
-    "LICENSE",
-}
+    *SCRIPTS, "dl_utils.py", "backstage", *TEXTS, "requirements.txt", "LICENSE",
+    "images", "tests", ".ci", ".github", ".gitignore", ".ruff.toml",
+}  # fmt: skip
 
 
-def imports(name):
-    """Yield (statement, module) for all imports in a file, wherever they stand."""
-    for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def imports(source):
+    """Yield (module, names) for all imports in some code, wherever they stand."""
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
-            yield node, "." * node.level + (node.module or "")
+            module = "." * node.level + (node.module or "")
+            yield module, {alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
-            for alias in node.names:
-                yield node, alias.name
+            yield from ((alias.name, set()) for alias in node.names)
 
 
-def own_imports(name):
-    """Return which files of the house a file imports: their first names."""
-    modules = {module.split(".")[0] for _, module in imports(name)}
-    assert "" not in modules, "relative imports hide the floor"
-    return modules & OWN
-
-
-# ------------------------------------------------------------------------------
-# Floors
-# ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_scripts_import_dl_utils_only(name):
-    assert own_imports(name) == {"dl_utils"}
-
-
-def test_dl_utils_imports_backstage_only():
-    assert own_imports("dl_utils.py") == {"backstage"}
-
-
-@pytest.mark.parametrize("name", BACKSTAGE)
-def test_backstage_imports_nothing_from_above(name):
-    assert own_imports(name) <= {"backstage"}
+def test_each_floor_knows_only_the_one_below():
+    known = {}
+    for name in (*SCRIPTS, "dl_utils.py", *BACKSTAGE):
+        assert read(name).isascii(), name
+        modules = {module.split(".")[0] for module, _ in imports(read(name))}
+        assert "" not in modules, f"{name}: relative imports hide the floor"
+        known[name] = modules & OWN
+    assert all(known[name] == {"dl_utils"} for name in SCRIPTS)
+    assert known["dl_utils.py"] == {"backstage"}
+    assert all(known[name] <= {"backstage"} for name in BACKSTAGE)
 
 
 def test_backstage_has_no_circle():
     below = {
-        name: {
-            f"{module.replace('.', '/')}.py"
-            for _, module in imports(name)
-            if module.startswith("backstage.")
-        }
+        name: [f"{module.replace('.', '/')}.py" for module, _ in imports(read(name))]
         for name in BACKSTAGE
     }
-    while below:
-        ready = {name for name, needed in below.items() if not needed & below.keys()}
-        assert ready, f"these import each other: {sorted(below)}"
-        below = {name: needed for name, needed in below.items() if name not in ready}
+    graphlib.TopologicalSorter(below).prepare()  # raises CycleError
+
+
+def test_nothing_is_passed_on_in_vain():
+    code = read("dl_utils.py")
+    passed_on = {
+        name
+        for module, names in imports(code)
+        for name in names
+        if module.startswith("backstage") and len(re.findall(rf"\b{name}\b", code)) == 1
+    }
+    # Lesson 6 is written by learners, from the blocks in the guide.
+    used = {
+        name
+        for source in (*map(read, SCRIPTS), speaking_blocks()[1])
+        for module, names in imports(source)
+        for name in names
+        if module == "dl_utils"
+    }
+    assert passed_on <= used
 
 
 def test_nothing_else_lies_at_top_level():
@@ -92,70 +83,6 @@ def test_nothing_else_lies_at_top_level():
     ).stdout  # fmt: skip
     assert {name.split("/")[0] for name in listing.splitlines()} <= TOP_LEVEL
 
-
-# ------------------------------------------------------------------------------
-# Contents
-# ------------------------------------------------------------------------------
-
-
-def test_nothing_is_passed_on_in_vain():
-    used = {
-        alias.name
-        for name in SCRIPTS
-        for node, module in imports(name)
-        if module == "dl_utils"
-        for alias in node.names
-    }
-    code = (ROOT / "dl_utils.py").read_text(encoding="utf-8")
-    passed_on = {
-        alias.name
-        for node in ast.parse(code).body
-        if isinstance(node, ast.ImportFrom) and node.module.startswith("backstage")
-        for alias in node.names
-        if len(re.findall(rf"\b{alias.name}\b", code)) == 1
-    }
-    # Lesson 6 is written by learners, from the blocks in the guide.
-    used |= {
-        alias.name
-        for node in ast.parse(speaking_blocks()[1]).body
-        if isinstance(node, ast.ImportFrom) and node.module == "dl_utils"
-        for alias in node.names
-    }
-    assert passed_on <= used
-
-
-@pytest.mark.parametrize(
-    ("name", "most"),
-    [("01", 5), ("02", 12), ("03", 17), ("04", 16), ("05", 13)],
-)
-def test_a_lesson_takes_few_names(name, most):
-    (script,) = (script for script in SCRIPTS if script.startswith(name))
-    taken = [
-        alias.name
-        for node, module in imports(script)
-        if module == "dl_utils"
-        for alias in node.names
-    ]
-    assert len(taken) <= most
-
-
-@pytest.mark.parametrize("name", [*SCRIPTS, "dl_utils.py", *BACKSTAGE])
-def test_imports_stand_in_the_usual_order(name):
-    def group(module):
-        first = module.split(".")[0]
-        return 2 if first in OWN else int(first not in sys.stdlib_module_names)
-
-    text = (ROOT / name).read_text(encoding="utf-8")
-    groups = [
-        group(module) for node, module in imports(name) if node.col_offset == 0
-    ]  # fmt: skip
-    assert groups == sorted(groups)
-    assert "noqa" not in text
-
-
-# ------------------------------------------------------------------------------
-# Importing has no effects
-# ------------------------------------------------------------------------------
 
 # In a thread, as some servers and notebooks import; what PyTorch and Matplotlib do
 # themselves is not ours.
@@ -174,22 +101,51 @@ thread.join()
 assert state() == before
 # Each of them takes a good part of a second, and no lesson needs it.
 assert not {"torchvision", "matplotlib.pyplot"} & sys.modules.keys()
-assert evaluate_model and parse_settings
 import matplotlib.pyplot as plt
-assert plt.get_backend() == "svg", plt.get_backend()
 plt.imshow([[0]])
 plt.show()
 show = [sys.executable, "-c", "import os; print(os.environ['MPLBACKEND'])"]
-assert subprocess.check_output(show, text=True).strip() == "svg"
+assert subprocess.check_output(show, text=True).strip() == plt.get_backend() == "svg"
 print("done")
 """
 
 
-def test_importing_dl_utils_changes_nothing_and_loads_only_what_is_needed(
-    tmp_path,
-):
+def test_importing_dl_utils_changes_nothing_and_loads_only_what_is_needed(tmp_path):
     process = run_python(
         "-W", "error::RuntimeWarning", "-c", IMPORT,
         cwd=ROOT, data_dir=tmp_path, MPLBACKEND="svg",
     )  # fmt: skip
     assert (process.stdout, process.stderr) == ("done\n", "")
+
+
+def test_the_readme_begins_with_commands_that_do_all():
+    commands = blocks(README, "(?:bash|powershell)")[:5]
+    for command, ending in zip(
+        commands, 3 * ["python 03_train_mnist.py"] + 2 * ["pytest"], strict=True
+    ):
+        (line,) = command.splitlines()  # one line to paste
+        steps = re.split(r" && |; ", line)
+        assert re.fullmatch(r"py(thon3)? -m venv \.venv", steps[0])
+        assert "-r requirements.txt" in steps[-2]
+        assert steps[-1].removeprefix(".venv\\Scripts\\") == ending
+
+
+def test_the_readme_says_what_each_lesson_writes():
+    rows = re.findall(r"^\| `(\d\d_\w+\.py)` \| [^|]+ \| ([^|]+) \|", README, re.M)
+    assert [script for script, _ in rows] == SCRIPTS
+    for script, files in rows:
+        # Its docstring lists them, too; that it is right, test_transcripts.py sees.
+        listed = re.search(r"^It writes:(.*?)\n\n", read(script), re.M | re.S)[1]
+        names = re.findall(r"\b\w+\.(?:png|pth|csv|html)\b", listed)
+        assert re.findall(r"`(\S+)`", files) == sorted(names, key=files.find)
+
+
+def test_the_workflow_tests_the_oldest_versions_and_every_figure_once():
+    workflow = read(".github/workflows/tests.yml")
+    floors = re.findall(r"^(\w+)>=([\d.]+)$", read("requirements.txt"), re.MULTILINE)
+    assert len(floors) == 6
+    for package, version in floors:
+        assert re.search(rf"\b{package}=={re.escape(version)}(\.0)?\s", workflow)
+    assert workflow.count("figures: --figures\n") == 1
+    assert "pytest -ra ${{ matrix.figures }}\n" in workflow
+    assert read(".ci/run").endswith("\npytest -ra --figures\n")

@@ -1,14 +1,21 @@
 """Lesson 6, which the learner writes from the guide: it is run as it stands there."""
 
+import contextlib
+import functools
+import io
 import math
 import re
 import shutil
 import wave
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+import drawings
 from backstage.data.spoken_digits import VOICES, read_recordings
 from backstage.own.examples import read_own_words
 from backstage.sound import (
@@ -20,7 +27,7 @@ from backstage.sound import (
     write_sound,
 )
 from backstage.terminal import UserError
-from conftest import ROOT, SCRIPTS, assert_fits_the_console, run_main, run_python
+from conftest import ROOT, assert_fits_the_console, run_main, run_python
 from documents import GUIDE, LESSON_6, section, speaking_blocks, stated
 
 PARTS, WHOLE = speaking_blocks()
@@ -44,11 +51,6 @@ def tone(hertz, seconds):
     return torch.sin(2 * math.pi * hertz * torch.arange(seconds * SAMPLE_RATE) / 8_000)
 
 
-# ------------------------------------------------------------------------------
-# The text
-# ------------------------------------------------------------------------------
-
-
 def test_the_blocks_are_the_whole_script():
     assert lines(PARTS) == lines([WHOLE])  # but for empty ones
     assert WHOLE.isascii()
@@ -59,28 +61,11 @@ def test_the_blocks_are_the_whole_script():
 
 def test_the_five_steps_are_those_of_lesson_3():
     lesson = (ROOT / "03_train_mnist.py").read_text()
-    names = {"questions": "images", "answers": "logits"}
-    steps = re.findall(r"^ +(\S.*?)  # step (\d), (\w+)$", WHOLE, re.MULTILINE)
-    for number, (code, *name) in enumerate(steps, start=1):
-        for here, there in names.items():
-            code = re.sub(rf"\b{here}\b", there, code)
-        found = re.search(
-            rf"# Step {number}, (\w+): [^\0]*?\n +([^#\s].*?)(  #.*)?\n", lesson
-        )
-        assert name == [str(number), found[1]]
-        assert code == found[2]
+    steps = re.findall(r"# (Step \d, \w+): [^\0]*?\n +([^#\s].*?)(?:  #.*)?\n", lesson)
+    here = WHOLE.replace("questions", "images").replace("answers", "logits")
+    found = re.findall(r"^ +(\S.*?)  # (step \d, \w+)$", here, re.MULTILINE)
+    assert [(name.capitalize(), code) for code, name in found] == steps
     assert len(steps) == 5
-
-
-def test_the_sixth_script_is_no_lesson_to_the_tests():
-    assert len(SCRIPTS) == 5
-    ignored = (ROOT / ".gitignore").read_text().splitlines()
-    assert {"/06_speak.py", "/spoken_words/"} <= set(ignored)
-
-
-# ------------------------------------------------------------------------------
-# The tools
-# ------------------------------------------------------------------------------
 
 
 def test_a_sound_becomes_a_spectrogram_and_comes_back():
@@ -103,18 +88,13 @@ def test_a_sound_becomes_a_spectrogram_and_comes_back():
     assert torch.equal(from_spectrogram(spectrogram, seconds), sound)
 
 
-def test_a_network_that_knows_nothing_yet_makes_some_sound():
+def test_the_edges_of_the_tools(tmp_path):
+    # A network that knows nothing yet makes some sound.
     sound = from_spectrogram(torch.randn(FINE_ROWS, FINE_COLUMNS), -3.0)
     assert len(sound) / SAMPLE_RATE == pytest.approx(0.1, abs=0.005)
-
-
-def test_silence_is_no_word():
     with pytest.raises(ValueError, match="silence"):
         to_spectrogram(torch.zeros(8_000))
-
-
-def test_a_sound_is_written_into_a_new_folder(tmp_path):
-    path = tmp_path / "a" / "b.wav"
+    path = tmp_path / "new" / "b.wav"
     write_sound(path, torch.tensor([0.0, 0.5, -2.0, 2.0]))
     assert read_wav(path).tolist() == pytest.approx([0, 0.5, -1, 1], abs=1e-4)
 
@@ -140,125 +120,228 @@ def test_own_words_are_read_as_recordings(tmp_path):
         read_own_words(path)
 
 
-# ------------------------------------------------------------------------------
-# The script, on real recordings
-# ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def judges(real_fsdd_dir, tmp_path_factory):
-    """A folder with the two networks that listen."""
-    folder = tmp_path_factory.mktemp("judges")
-    for dataset in ("spoken", "speakers"):
-        flags = ("--dataset", dataset)
-        run_main("03_train_mnist", *flags, cwd=folder, data_dir=real_fsdd_dir)
-        (folder / "mnist_model.pth").replace(folder / f"{dataset}.pth")
-    return folder
-
-
-def speak(source, folder, judges, data_dir):
-    """Run a script as 06_speak.py; return what it prints, and name -> figures."""
-    for name in ("spoken.pth", "speakers.pth"):
-        shutil.copy(judges / name, folder)
-    (folder / "06_speak.py").write_text(source)
-    process = run_python(
-        folder / "06_speak.py", cwd=folder, data_dir=data_dir, PYTHONPATH=str(ROOT)
-    )
-    assert process.returncode == 0, process.stderr
-    assert_fits_the_console(process.stdout)
-    found = re.findall(
-        r"^(.*): digit heard in (\d+)%, voice in (\d+)%$", process.stdout, re.MULTILINE
-    )
-    return process.stdout, {name: [int(a), int(b)] for name, a, b in found}
-
-
-@pytest.fixture(scope="module")
-def spoken(judges, real_fsdd_dir, tmp_path_factory):
-    """The folder of the script, run as it stands; its output, and its figures."""
-    folder = tmp_path_factory.mktemp("speak")
-    return folder, *speak(WHOLE, folder, judges, real_fsdd_dir)
-
-
-def test_the_loss_falls_as_the_guide_says(spoken):
-    losses = [float(loss) for loss in re.findall(r"Loss: ([\d.]+)", spoken[1])]
-    ((first, last),) = stated(CHAPTER, "the loss falls from {} to {}, and")
-    assert losses[0] == pytest.approx(first, rel=0.05)
-    assert losses[29] == pytest.approx(last, rel=0.05)
-
-
-def test_no_network_can_do_better_than_the_means(real_fsdd_dir):
-    words, lengths = {}, []
+@pytest.fixture(scope="session")
+def words(real_fsdd_dir):
+    """(digit, voice) -> the labels that the script makes of its recordings."""
+    labels = {}
     for recording in read_recordings(real_fsdd_dir):
         if recording.index >= 10:
             spectrogram, seconds = to_spectrogram(recording.samples)
             label = torch.cat([spectrogram.flatten(), torch.tensor([seconds])])
-            words.setdefault(recording[:2], []).append(label)
-            lengths.append(seconds)
+            labels.setdefault(recording[:2], []).append(label)
+    return {word: torch.stack(rows) for word, rows in labels.items()}
+
+
+def test_no_network_can_do_better_than_the_means(words):
     # Forty recordings of each pair: the mean of the pairs is the mean of all.
-    losses = [
-        torch.stack(labels).var(0, correction=0).mean() for labels in words.values()
-    ]
+    losses = [labels.var(dim=0, correction=0).mean() for labels in words.values()]
     ((loss,),) = stated(
         CHAPTER, "Even the exact means of all sixty would leave a loss of {}."
     )
     assert torch.stack(losses).mean() == pytest.approx(loss, abs=0.0005)
-    ((shortest, longest),) = stated(CHAPTER, "Words last {} to {} seconds")
-    assert [min(lengths), max(lengths)] == pytest.approx([shortest, longest], abs=0.005)
+    seconds = torch.cat(list(words.values()))[:, -1]
+    (range_,) = stated(CHAPTER, "Words last {} to {} seconds")
+    assert [seconds.min(), seconds.max()] == pytest.approx(range_, abs=0.005)
 
 
-@pytest.mark.parametrize(
-    ("name", "digit", "voice"),
-    [
-        ("The sixty words", 92, 96),
-        ("Never heard", 70, 80),
-        ("theo, cloned", 80, 80),
-        ("The others, after cloning", 88, 94),
-        ("The others, before", 88, 94),
-        ("theo, learned alone", 70, 70),
-    ],
-)
-def test_the_words_are_heard(name, digit, voice, spoken):
-    # Stated are ranges over seeds; here one word in ten may be bad luck on top.
-    measured = spoken[2][name]
-    assert measured[0] >= digit and measured[1] >= voice
+class Script(NamedTuple):
+    folder: Path
+    names: dict  # what is defined at its end
+    first: nn.Module  # its first network, which has learned all sixty words
+    output: str
 
 
-def test_a_voice_that_was_never_heard_is_not_yet_spoken(spoken):
-    assert spoken[2]["theo, before"][1] <= 70
+def run_blocks(folder, names, *sources):
+    """Run blocks or lines, as one script that has got so far; return the output."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        drawings.run_lesson_6(folder, names, sources)
+    return printed.getvalue()
 
 
-def test_without_rehearsal_the_others_are_forgotten(spoken):
-    before, after = spoken[2]["The others, before"], spoken[2]["The others, after that"]
-    assert sum(after) <= sum(before) - 50
+def heard(output):
+    found = re.findall(r"^(.*): digit heard in (\d+)%, voice in (\d+)%$", output, re.M)
+    return {title: [int(digit), int(voice)] for title, digit, voice in found}
 
 
-def test_the_files_are_sounds_of_the_right_length(spoken, real_fsdd_dir):
-    folder = spoken[0] / "spoken_words"
-    names = {f"{digit}_{voice}" for digit in range(10) for voice in VOICES}
+@pytest.fixture(scope="session")
+def spoken(real_fsdd_dir, tmp_path_factory):
+    """Return a function: run 06_speak.py with some seed, and judges with the same."""
+
+    @functools.cache
+    def get(seed):
+        folder = tmp_path_factory.mktemp("speak")
+        for dataset in ("spoken", "speakers"):
+            flags = ("--dataset", dataset, "--seed", seed)
+            run_main("03_train_mnist", *flags, cwd=folder, data_dir=real_fsdd_dir)
+            (folder / "mnist_model.pth").replace(folder / f"{dataset}.pth")
+        parts = [
+            part.replace("manual_seed(42)", f"manual_seed({seed})") for part in PARTS
+        ]
+        output = run_blocks(folder, names := {}, *parts[:FIRST])
+        first = names["model"]
+        output += run_blocks(folder, names, *parts[FIRST:])
+        return Script(folder, names, first, output)
+
+    return get
+
+
+def test_the_loss_falls_as_the_guide_says(spoken):
+    losses = [float(loss) for loss in re.findall(r"Loss: ([\d.]+)", spoken(42).output)]
+    ((first, last),) = stated(CHAPTER, "the loss falls from {} to {}, and")
+    assert losses[0] == pytest.approx(first, abs=0.003)
+    assert losses[29] == pytest.approx(last, abs=0.001)
+
+
+def assert_heard(figures, template, words):
+    """The mean of [digit, voice] must lie in the ranges stated, or one word beside."""
+    low, high, *voice = stated(CHAPTER, template)[0]
+    beside = 100 / words / len(figures) + 0.5  # and what rounding takes
+    for measured, (least, most) in zip(
+        np.mean(figures, axis=0), ((low, high), (voice[0], voice[-1])), strict=True
+    ):
+        assert least - beside <= measured <= most + beside
+
+
+BEFORE = "the digit is heard in {} to {}%, the voice in {} to {}%"
+TEN = "| ten, one per digit, repeated | ten digits | {} to {}% | {} to {}% |"
+OTHERS = "The others lose nothing: digits {} to {}%, voices {}%, before"
+
+
+# title -> what the chapter says, and how many words are asked
+HEARD = {
+    "The sixty words": ("The digit is heard in {} to {}%, the voice in {}% (", 60),
+    "Never heard": ("Digit heard in {} to {}%, voice in {}%; of ten", 10),
+    "The others, before": (OTHERS, 50),
+    "theo, before": (BEFORE, 10),
+    "theo, cloned": (TEN, 10),
+    "The others, after cloning": (OTHERS, 50),
+    "theo, learned alone": ("as well (digit {} to {}%, voice {} to {}%), but", 10),
+    # Two or three of the fifty are luck, as if there were twenty.
+    "The others, after that": (
+        "only {} to {}% are still understood, and {} to {}%",
+        20,
+    ),
+}
+
+
+@pytest.mark.parametrize("title", HEARD)
+def test_the_words_are_heard(title, spoken, seeds):
+    figures = [heard(spoken(seed).output) for seed in seeds]
+    assert figures[0].keys() == HEARD.keys()
+    assert_heard([each[title] for each in figures], *HEARD[title])
+
+
+def test_the_files_are_sounds_of_the_right_length(spoken, words):
+    folder = spoken(42).folder / "spoken_words"
+    names = {f"{digit}_{voice}" for digit, voice in words}
     names |= {f"unheard_{digit}_{VOICES[digit % 6]}" for digit in range(10)}
     names |= {f"clone_{digit}_theo" for digit in range(10)}
     names |= {"phone_number", "7_between"}
     assert {path.stem for path in folder.iterdir()} == names
-    for path in folder.iterdir():
-        samples = read_wav(path)
-        assert samples.abs().max() == pytest.approx(0.9, abs=0.001), path
-        if path.stem != "phone_number":
-            assert 0.1 <= len(samples) / SAMPLE_RATE <= 0.8, path
-    lengths = {}
-    for recording in read_recordings(real_fsdd_dir):
-        if recording.index >= 10:
-            _, seconds = to_spectrogram(recording.samples)
-            lengths.setdefault(recording[:2], []).append(seconds)
-    for (digit, voice), seconds in lengths.items():
-        length = len(read_wav(folder / f"{digit}_{voice}.wav")) / SAMPLE_RATE
-        assert length == pytest.approx(np.mean(seconds), abs=0.08)
+    sounds = {path.stem: read_wav(path) for path in folder.iterdir()}
+    for name, samples in sounds.items():
+        assert samples.abs().max() == pytest.approx(0.9, abs=0.001), name
+        if name != "phone_number":
+            assert 0.1 <= len(samples) / SAMPLE_RATE <= 0.8, name
+    for (digit, voice), labels in words.items():
+        length = len(sounds[f"{digit}_{voice}"]) / SAMPLE_RATE
+        assert length == pytest.approx(labels[:, -1].mean().item(), abs=0.08)
+    number = [torch.cat([sounds[f"{d}_theo"], torch.zeros(1600)]) for d in "5550199"]
+    assert torch.equal(sounds["phone_number"], torch.cat(number))
 
 
-def test_your_own_voice_is_cloned(judges, real_fsdd_dir, tmp_path):
+def test_your_own_voice_is_cloned(spoken, real_fsdd_dir, tmp_path):
     recordings = [r for r in read_recordings(real_fsdd_dir) if r[1:3] == ("theo", 0)]
-    words = [(r.digit, r.samples) for r in recordings]
-    write_my_voice(tmp_path / "my_voice.wav", words)
+    write_my_voice(
+        tmp_path / "my_voice.wav", [(r.digit, r.samples) for r in recordings]
+    )
+    for name in ("spoken.pth", "speakers.pth"):
+        shutil.copy(spoken(42).folder / name, tmp_path)
     quick = re.sub(r"epochs=\d+\)", "epochs=1)", WHOLE).replace(">= 10", ">= 48")
-    _, figures = speak(quick, tmp_path, judges, real_fsdd_dir)
-    assert {"you, cloned", "you, learned alone"} <= figures.keys()
+    (tmp_path / "06_speak.py").write_text(quick)
+    process = run_python(
+        "06_speak.py", cwd=tmp_path, data_dir=real_fsdd_dir, PYTHONPATH=str(ROOT)
+    )
+    assert process.returncode == 0, process.stderr
+    assert_fits_the_console(process.stdout)
+    titles = set(heard(process.stdout))
+    assert {"you, before", "you, cloned", "you, learned alone"} <= titles
     assert (tmp_path / "spoken_words" / "clone_9_you.wav").is_file()
+
+
+# What the chapter says of other runs: with "pytest --figures".
+
+
+@pytest.fixture
+def further(request, spoken, tmp_path):
+    """Return a function: run blocks and lines behind a seed's first network.
+
+    It returns the percentages that they print, and leaves no names behind.
+    """
+    if not request.config.getoption("figures"):
+        pytest.skip("takes minutes: pytest --figures")
+
+    def run(seed, *sources):
+        script = spoken(seed)
+        kept = dict(script.names)
+        script.names |= {"model": script.first, "voices": list(VOICES)}
+        output = run_blocks(
+            tmp_path, script.names, f"torch.manual_seed({seed})", *sources
+        )
+        script.names.clear()
+        script.names.update(kept)
+        return list(heard(output).values())
+
+    return run
+
+
+def test_the_median_is_sharper_than_the_mean_and_contrast_helps(further, seeds):
+    dull = "plain, speak = speak, lambda question: plain(question, contrast=1)"
+    with_l1 = PARTS[3].replace("MSELoss", "L1Loss")
+    mse = [further(s, dull, "listen('MSE', words)")[0][0] for s in seeds]
+    l1 = [further(s, with_l1, dull, "listen('L1', words)")[0][0] for s in seeds]
+    ((l1_stated, mse_stated),) = stated(
+        CHAPTER, "`contrast=1`, {}% of the digits are heard, with MSE {}%"
+    )
+    ((low, high),) = stated(CHAPTER, "`contrast=1`, the digit is heard in {} to {}%")
+    tolerance = 5 / len(seeds)  # three of sixty words, or one of them on the mean
+    assert np.mean(l1) == pytest.approx(l1_stated, abs=tolerance)
+    assert np.mean(mse) == pytest.approx(mse_stated, abs=tolerance)
+    assert low - tolerance <= min(mse) and max(mse) <= high + tolerance
+
+
+def test_ten_other_pairs_that_were_never_heard(further, seeds):
+    step = PARTS[FIRST].replace("digit % 6", "(digit + 3) % 6")
+    figures = [further(s, step)[0] for s in seeds]
+    assert_heard(figures, "(`(digit + 3) % 6`), in {} to {}% and {} to {}%", 10)
+
+
+ONCE = """
+model = train(deepcopy(before), make_loader(others + newcomer), epochs=8)
+listen("once", clone)
+"""
+FIFTEEN = """
+newcomer = [r for r in recordings if r.voice == name and r.index < 15]
+newcomer = [r for r in newcomer if r.digit in (1, 4, 8)]
+often = len(others) // 5 // len(newcomer)
+model = train(before, make_loader(others + often * newcomer), epochs=8)
+listen("fifteen", [w for w in clone if w[0] not in (1, 4, 8)])
+"""
+
+
+@pytest.mark.parametrize("voice", VOICES)
+def test_a_clone_is_heard_as_the_table_says(voice, further, seeds):
+    if len(seeds) == 1 and voice != "george":
+        pytest.skip("takes minutes: pytest --figures=all")
+    cloning = PARTS[FIRST + 1].replace('"theo"', f'"{voice}"')
+    rows = zip(*[further(s, cloning, ONCE, FIFTEEN) for s in seeds], strict=True)
+    _, before, ten, others, once, fifteen = rows
+    for figures, template, words in (
+        (before, BEFORE, 10),
+        (ten, TEN, 10),
+        (others, OTHERS, 50),
+        (once, "same ten, not repeated | ten digits | {} to {}% | {} to {}% |", 10),
+        (fifteen, "the seven it never said | {} to {}% | {} to {}% |", 7),
+    ):
+        assert_heard(figures, template, words)
