@@ -88,6 +88,7 @@ DRAWINGS = {
         drawings.spectrogram,
         drawings.spoken_words,
         drawings.six_voices,
+        drawings.what_the_bend_does,
     )
 }
 
