@@ -7,6 +7,7 @@ import contextlib
 import functools
 import io
 import re
+import shutil
 import wave
 
 import numpy as np
@@ -303,3 +304,18 @@ def test_the_outputs_shown_are_what_the_lessons_print(number, lessons_on_mnist):
         words, numbers = skeleton(line)
         assert words in printed, f"not printed: {line}"
         assert any(similar(numbers, other) for other in printed[words]), line
+
+
+@pytest.mark.real_mnist
+def test_the_usual_loader_brings_the_same(
+    real_mnist, real_mnist_dir, tmp_path, monkeypatch
+):
+    """The block of the concept page that needs real MNIST."""
+    shutil.copytree(real_mnist_dir / "MNIST", tmp_path / "data" / "MNIST")
+    text = section(CONCEPTS, "Dataset and DataLoader")
+    (source,) = blocks(text, "python real MNIST")
+    printed = io.StringIO()
+    monkeypatch.chdir(tmp_path)
+    with contextlib.redirect_stdout(printed):
+        exec("import torch\nfrom torch.utils.data import DataLoader\n" + source, {})
+    assert printed.getvalue().splitlines() == re.findall(r"# -> (.*)", source)
