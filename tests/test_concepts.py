@@ -114,6 +114,15 @@ def test_the_overfitting_example_is_the_picture():
     assert re.findall(r"(?:training|new) (\d\.\d\d)", example) == pictured
 
 
+def test_the_bend_does_what_the_picture_s_description_says():
+    titles = [ax.get_title() for ax in drawings.what_the_bend_does().axes]
+    measured = [float(re.search(r"(\d+)% right", title)[1]) for title in titles]
+    template = "one straight line, and {}% are right; with ReLU it is a hexagon"
+    ((straight,),) = stated(CONCEPTS, template)
+    assert measured == [pytest.approx(straight, abs=4), pytest.approx(100, abs=1)]
+    assert "inner points, and 100% are right" in CONCEPTS
+
+
 # Words of the concept page; the lesson; what it prints before the figure; by how much
 # the figure may differ. (What a mismatch costs differs from network to network.)
 CLAIMS = [
