@@ -110,7 +110,7 @@ def test_pytorch_says_what_the_table_says(part):
 def test_the_overfitting_example_is_the_picture():
     bars = drawings.three_fits().axes[3].texts
     pictured = [text.get_text() for text in bars]
-    (example, _) = blocks(section(CONCEPTS, "Overfitting & Underfitting"), "python")
+    (example,) = blocks(section(CONCEPTS, "Overfitting & Underfitting"), "python")
     assert re.findall(r"(?:training|new) (\d\.\d\d)", example) == pictured
 
 
