@@ -478,3 +478,49 @@ def six_voices() -> Figure:
     shown = [said(names, heard_all, (7, voice)) for voice in names["voices"]]
     title = '"Seven", spoken by one network in six voices'
     return show_words(shown, names["voices"], ["", ""], 4.6, title)
+
+
+# ------------------------------------------------------------------------------
+# What the bend does
+# ------------------------------------------------------------------------------
+
+
+def what_the_bend_does() -> Figure:
+    generator = torch.Generator().manual_seed(0)
+    angles = 2 * torch.pi * torch.rand(300, generator=generator)
+    labels = (torch.arange(300) < 150).long()  # 1: inside
+    distances = torch.rand(300, generator=generator).sqrt()
+    distances = torch.where(labels == 1, 0.6 * distances, 0.8 + 0.4 * distances)
+    points = distances[:, None] * torch.stack([angles.cos(), angles.sin()], dim=1)
+    line = torch.linspace(-1.4, 1.4, 281)
+    everywhere = torch.cartesian_prod(line, line)
+
+    figure = Figure(figsize=(WIDTH, 4), layout="constrained")
+    figure.suptitle(
+        "Two layers, six hidden neurons: what do they call inside (yellow)?"
+    )
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    for ax, bend in zip(axes, (nn.Identity(), nn.ReLU()), strict=True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(2, 6), bend, nn.Linear(6, 2))
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+        for _ in range(500):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(points), labels).backward()
+            optimizer.step()
+        with torch.no_grad():
+            right = (model(points).argmax(dim=1) == labels).float().mean().item()
+            outside, inside = model(everywhere).T
+        lead = (inside - outside).reshape(281, 281).T
+        ax.contourf(line, line, lead, levels=[0, torch.inf], colors="#ffe9a8")
+        ax.contour(line, line, lead, levels=[0], colors="black", linewidths=2)
+        ax.plot(*points[labels == 0].T, "o", color="tab:blue", ms=4, label="outside")
+        style = {"color": "tab:red", "mfc": "white"}
+        ax.plot(*points[labels == 1].T, "D", **style, ms=4, label="inside")
+        name = "With ReLU" if isinstance(bend, nn.ReLU) else "Without a bend"
+        ax.set_title(f"{name}: {100 * right:.0f}% right", size=11)
+        ax.set(xlabel="Input 1", aspect="equal")
+    axes[0].set_ylabel("Input 2")
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2)
+    return figure

@@ -71,6 +71,7 @@ DRAWINGS = [
     "spectrogram",
     "spoken_words",
     "six_voices",
+    "what_the_bend_does",
 ]
 
 

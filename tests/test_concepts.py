@@ -95,8 +95,17 @@ def test_pytorch_says_what_the_table_says(part):
 def test_the_overfitting_example_is_the_picture():
     bars = drawings.three_fits().axes[3].texts
     pictured = [text.get_text() for text in bars]
-    (example, _) = blocks(section(CONCEPTS, "Overfitting & Underfitting"), "python")
+    (example,) = blocks(section(CONCEPTS, "Overfitting & Underfitting"), "python")
     assert re.findall(r"(?:training|new) (\d\.\d\d)", example) == pictured
+
+
+def test_the_bend_does_what_the_picture_s_description_says():
+    titles = [ax.get_title() for ax in drawings.what_the_bend_does().axes]
+    measured = [float(re.search(r"(\d+)% right", title)[1]) for title in titles]
+    template = "one straight line, and {}% are right; with ReLU it is a hexagon"
+    ((straight,),) = stated(CONCEPTS, template)
+    assert measured == [pytest.approx(straight, abs=4), pytest.approx(100, abs=1)]
+    assert "inner points, and 100% are right" in CONCEPTS
 
 
 # Words of the concept page; the lesson; what it prints before the figure; by how much

@@ -8,6 +8,7 @@ import functools
 import io
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -286,3 +287,18 @@ def test_the_decision_taken_apart_adds_up():
     assert len(products) == 2
     for hidden, weight, product in products:
         assert float(hidden) * float(weight) == pytest.approx(float(product), abs=0.01)
+
+
+@pytest.mark.real_mnist
+def test_the_usual_loader_brings_the_same(
+    real_mnist, real_mnist_dir, tmp_path, monkeypatch
+):
+    """The block of the concept page that needs real MNIST."""
+    shutil.copytree(real_mnist_dir / "MNIST", tmp_path / "data" / "MNIST")
+    text = section(CONCEPTS, "Dataset and DataLoader")
+    (source,) = blocks(text, "python real MNIST")
+    printed = io.StringIO()
+    monkeypatch.chdir(tmp_path)
+    with contextlib.redirect_stdout(printed):
+        exec("import torch\nfrom torch.utils.data import DataLoader\n" + source, {})
+    assert printed.getvalue().splitlines() == re.findall(r"# -> (.*)", source)
