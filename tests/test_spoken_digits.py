@@ -275,21 +275,22 @@ def spectrum(samples, window, hop):
 
 def image_of(samples):
     """Return what to_image shall return: the same, written in another way."""
-    power = spectrum(samples - samples.mean(), window=512, hop=277)
+    samples = np.pad(samples - samples.mean(), (8_000 - len(samples)) // 2)
+    power = spectrum(samples, window=512, hop=277)
     hertz = np.arange(257) * 8_000 / 512
     bands = [
         power @ np.interp(hertz, corners, [0, 1, 0])  # a triangle
         for corners in zip(CORNERS, CORNERS[1:], CORNERS[2:], strict=False)
     ]
-    decibels = 10 * np.log10(np.array(bands) / np.max(bands))
+    decibels = 10 * np.log10(np.array(bands) / np.max(bands) + 1e-20)
     return (255 * (1 + decibels / 45)).clip(0)[::-1]  # low frequencies below
 
 
 def test_image_is_as_documented():
     for factor, constant, tolerance in ((1, 0, 1), (0.001, 0.1, 2)):
-        image = to_image(factor * FADING + constant)
+        image = to_image(factor * FADING[:6_000] + constant)
         assert (image.shape, image.dtype, image.max()) == ((28, 28), torch.uint8, 255)
-        expected = image_of(FADING.double().numpy())
+        expected = image_of(FADING[:6_000].double().numpy())
         assert np.abs(image.numpy() - expected).max() < tolerance
     assert (image == 0).sum() > 5  # the whole scale
     assert to_image(torch.zeros(4_000)).max() == 0  # silence is black
