@@ -292,7 +292,6 @@ def test_image_is_as_documented():
         assert (image.shape, image.dtype, image.max()) == ((28, 28), torch.uint8, 255)
         expected = image_of(FADING[:6_000].double().numpy())
         assert np.abs(image.numpy() - expected).max() < tolerance
-    assert (image == 0).sum() > 5  # the whole scale
     assert to_image(torch.zeros(4_000)).max() == 0  # silence is black
     # A short sound is in the middle, and a long one loses its ends.
     image = to_image(tone(500, 0.3))
