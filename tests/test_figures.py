@@ -582,9 +582,9 @@ def test_how_well_a_stranger_is_understood(voice, understood, seeds):
     stranger = VOICES.index(voice)
     left_out = (stranger, (stranger + 1) % len(VOICES))  # the second one validates
     others = tuple(v for v in range(len(VOICES)) if v not in left_out)
-    if len(seeds) > 1:
-        low = high = mean
-    assert low - 2 <= understood(others, (stranger,)).item() <= high + 2
+    measured = understood(others, (stranger,)).item()
+    assert low <= mean <= high
+    assert measured == pytest.approx(mean, abs=3 if len(seeds) > 1 else 5)
 
 
 @pytest.mark.parametrize(
