@@ -90,7 +90,7 @@ def verdict_runs():
 
 VERDICT_RUNS = verdict_runs()
 DIRTY = VERDICT_RUNS["severe overfitting"][0]
-DROPOUT, NEW_VOICES = 11, Run("--dataset new-voices")
+DROPOUT, NEW_VOICES = 9, Run("--dataset new-voices")
 
 # Words of the guide, with {} for each figure; the run; what the figures are: a column
 # of the epoch lines and the epoch (0 is the last), or "test".
@@ -100,7 +100,7 @@ CLAIMS = [
     # Reading training_history.png
     ("after 100 epochs it was {}%", Run("--train-samples 1000 --epochs 100"), [VAL]),
     ("Ours reaches {}% after", Run("--train-samples 100 --epochs 100"), [TRAIN]),
-    ("8 neurons reach {}% on validation", experiment(4), [VAL]),
+    ("8 neurons reach {}% on validation", Run("--hidden-size 8"), [VAL]),
     ("5,000 images lead to {}%", Run("--train-samples 5000 --epochs 60"), [VAL]),
     ("{}% with the same 1,000 images", experiment(DROPOUT), [VAL]),
     ("epochs keeps the {}%", DIRTY, [("val_acc", 6)]),
@@ -125,23 +125,22 @@ CLAIMS = [
     ("| `speakers` | {}% | {}% | {}% |", Run("--dataset speakers"), SOUND),
     ("| `new-voices` | {}% | {}% | {}% |", NEW_VOICES, SOUND),
     # Lab
-    ("With more data: 100 images {}%", Run("--train-samples 100 --epochs 100"), [VAL]),
     ("with the defaults: training {}%, validation {}%", Run(), [TRAIN, VAL]),
     ("Seed 42 gave {}%, seed 2 gives", Run(), [VAL]),
     ("seed 2 gives {}%", Run("--seed 2"), [VAL]),
     ("The default has {}% on validation after two", Run(), [("val_acc", 2)]),
     ("two epochs {}%, after ten", Run("--batch-size 8192"), [("val_acc", 2)]),
     ("after ten {}%: 7 steps", Run("--batch-size 8192"), [VAL]),
-    ("rate 0.1`: {}% and {}%", edited(8, "--learning-rate 0.1"), [TRAIN, VAL]),
+    ("rate 0.1`: {}% and {}%", edited(6, "--learning-rate 0.1"), [TRAIN, VAL]),
     (
         "100 images are learned to {}% at this",
-        edited(8, "--hidden-size 128 --train-samples 100 --epochs 100"),
+        edited(6, "--hidden-size 128 --train-samples 100 --epochs 100"),
         [TRAIN],
     ),
     (
         "learning rate, and to {}% at 0.1",
         edited(
-            8,
+            6,
             "--hidden-size 128 --train-samples 100 --epochs 100 --learning-rate 0.1",
         ),
         [TRAIN],
@@ -173,7 +172,7 @@ CLAIMS = [
     ),
 ]  # fmt: skip
 # How it ends without zero_grad is a matter of luck; that it is worse is not.
-NO_ZERO_GRAD = edited(9, "--train-samples 100 --epochs 100")
+NO_ZERO_GRAD = edited(7, "--train-samples 100 --epochs 100")
 SEEDS = [Run(), Run("--seed 1"), Run("--seed 2")]
 THREE_EPOCHS = Run("--epochs 3")
 
@@ -336,14 +335,8 @@ def test_the_memorizing_test_finds_a_missing_zero_grad(outcome):
 
 def test_softmax_twice_keeps_the_loss_up(outcome):
     ((expected,),) = stated(GUIDE, "look at the training loss: it ends at {}, and")
-    measured = outcome(experiment(10)).figure(("train_loss", 0))
+    measured = outcome(experiment(8)).figure(("train_loss", 0))
     assert measured == pytest.approx(expected, abs=0.02)
-
-
-def test_a_learning_rate_of_1_gives_a_huge_first_loss(outcome):
-    ((expected,),) = stated(GUIDE, "loss of the first epoch is {}. The")
-    measured = outcome(experiment(2)).figure(("train_loss", 1))
-    assert measured == pytest.approx(expected, rel=0.5)
 
 
 @pytest.fixture
@@ -789,3 +782,146 @@ def test_a_clone_is_heard_as_the_table_says(voice, lesson_6):
         one_word = 15 if row == FIFTEEN[0] else 10
         assert low - one_word <= digit <= high
         assert voice_low - one_word <= same_voice <= voice_high
+
+
+# ------------------------------------------------------------------------------
+# Cures: seed 42, and seeds 1 and 2 as well with "--figures all"
+# ------------------------------------------------------------------------------
+
+FEW = Run("--train-samples 1000 --epochs 100")
+SCHEDULE, MOVED, WRONG, BEST = (experiment(number) for number in (2, 10, 11, 12))
+NOISE = "images = images + 0.3 * torch.randn(images.shape)\n"
+
+
+def altered_by(source):
+    """Return the edit of experiment 10 with other lines of code."""
+    kept = [row for row in MOVED.edit.splitlines() if not row.startswith("+")]
+    added = ["+        " + line for line in source.splitlines()]
+    return "\n".join(kept + added) + "\n"
+
+
+AFFINE = MOVED._replace(edit=altered_by(blocks(LAB[9], "python")[0]))
+STRANGERS = {
+    name: [Run(f"--dataset new-voices --stranger {voice}", edit) for voice in VOICES]
+    for name, edit in (
+        ("plain", ""),
+        ("moved", MOVED.edit),
+        ("noise", altered_by(NOISE)),
+    )
+}
+BEST_OF_FEW = BEST._replace(flags=FEW.flags)
+RUNS += [AFFINE, BEST_OF_FEW, *itertools.chain(*STRANGERS.values())]
+RUNS = list(dict.fromkeys(RUNS))
+
+
+@pytest.fixture
+def over_seeds(request, outcome, tmp_path_factory, real_mnist_dir):
+    """Return a function: seed -> the outcome of a run."""
+
+    def get(run):
+        results = {42: outcome(run)}
+        if request.config.getoption("figures") == "all":
+            for seed in (1, 2):
+                again = run._replace(flags=f"{run.flags} --seed {seed}")
+                folder = tmp_path_factory.mktemp("seed")
+                results[seed] = execute(again, folder, real_mnist_dir)
+        return results
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("template", "run", "quantity"),
+    [
+        (
+            'Measured: training 99.9%, validation {}%, verdict "good fit". '
+            "With seeds 1 and 2, {}% and {}%; without the schedule",
+            SCHEDULE,
+            VAL,
+        ),
+        ("without the schedule, {}%, {}% and {}%", Run(), VAL),
+        (
+            'Measured: training 98.9%, validation {}%, verdict "overfitting". '
+            "With seeds 1 and 2, {}% and {}%; without",
+            MOVED,
+            VAL,
+        ),
+        ("%; without, {}%, {}% and {}%. Of the test digits off centre", FEW, VAL),
+        ("comes to {}% (seeds 1 and 2: {}% and {}%)", AFFINE, VAL),
+        (
+            'test {}%, verdict "severe overfitting". (The first two are still those of '
+            "the last epoch.) With seeds 1 and 2, the test gives {}% and {}%",
+            BEST,
+            TEST,
+        ),
+        ("changes next to nothing: {}% before and after", BEST_OF_FEW, TEST),
+        ("changes next to nothing: {}% before and after", FEW, TEST),
+        ("The last epoch gives {}% on the test", DIRTY, TEST),
+    ],
+)
+def test_what_a_cure_brings(template, run, quantity, over_seeds):
+    (figures,) = stated(GUIDE, template)
+    tolerance = 0.4 if run in (Run(), SCHEDULE) else 1.0
+    for expected, result in zip(figures, over_seeds(run).values(), strict=False):
+        assert result.figure(quantity) == pytest.approx(expected, abs=tolerance)
+
+
+def test_altered_images_teach_what_is_off_centre(over_seeds, test_images):
+    ((moved, plain),) = stated(
+        GUIDE,
+        "it reads {}%; the network that has seen only centred ones, {}%",
+    )
+    images, labels = test_images
+    for run, expected in ((MOVED, moved), (FEW, plain)):
+        for result in over_seeds(run).values():
+            script, model = load_model(result)
+            right = [
+                script.predict(model, images.roll(shifts, (2, 3)), "cpu").argmax(1)
+                == labels
+                for shifts in itertools.product((2, -2), repeat=2)
+            ]
+            measured = 100 * torch.stack(right).float().mean().item()
+            assert measured == pytest.approx(expected, abs=3)
+
+
+def test_the_network_finds_the_wrong_labels(over_seeds, real_mnist, monkeypatch):
+    assert "All 200 (with seeds 1 and 2, too)" in GUIDE
+    (source,) = blocks(LAB[10], "python")
+    for seed, result in over_seeds(WRONG).items():
+        monkeypatch.chdir(result.folder)
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(source.replace("seed=42", f"seed={seed}"), {})
+        count = int(re.search(r"^(\d+) of 200 are wrong$", printed.getvalue(), re.M)[1])
+        assert count >= 195
+
+
+@pytest.mark.parametrize(
+    ("name", "template"),
+    [
+        ("plain", "three seeds each, {}% are understood"),
+        ("moved", "moved as in experiment 10, {}%"),
+        ("noise", "with noise on them, {}%"),
+    ],
+)
+def test_altering_does_not_help_with_strangers(name, template, over_seeds):
+    ((expected,),) = stated(GUIDE, template)
+    measured = [
+        result.figure(TEST)
+        for run in STRANGERS[name]
+        for result in over_seeds(run).values()
+    ]
+    assert sum(measured) / len(measured) == pytest.approx(expected, abs=3)
+
+
+def test_noise_is_taken_for_digits(outcome):
+    ((low, high),) = stated(GUIDE, "more than 90% sure of {} to {} (three seeds)")
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(256, (1000, 28, 28), generator=generator)
+    sure = []
+    for run in SEEDS:
+        script, model = load_model(outcome(run))
+        confidences = script.predict(model, dl_utils.normalize(noise), "cpu").amax(1)
+        sure.append((confidences > 0.9).sum().item())
+    assert min(sure) >= low / 2
+    assert max(sure) >= high / 2
