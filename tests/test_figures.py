@@ -6,8 +6,10 @@ stated figure may differ from the measured one by a point, because other machine
 differently, and by more only where a comment says why.
 """
 
+import contextlib
 import copy
 import functools
+import io
 import itertools
 import multiprocessing
 import re
@@ -77,9 +79,10 @@ VERDICT_RUNS = {
     )
 }
 DIRTY = VERDICT_RUNS["severe overfitting"][0]
-DROPOUT, NEW_VOICES = 11, Run("--dataset new-voices")
+DROPOUT, NEW_VOICES = 9, Run("--dataset new-voices")
 FEW = "--train-samples 100 --epochs 100"
 MEMORIZED = Run("--train-samples 1000 --epochs 100")
+STROKES = Run("--dataset spoken --start-from mnist_model.pth", first="--dataset mnist")
 NO_BACKWARD = Run(
     "--epochs 1",
     " # 03_train_mnist.py\n-        loss.backward()\n+        # loss.backward()\n",
@@ -94,7 +97,7 @@ CLAIMS = [
     # Reading training_history.png
     ("after 100 epochs it was {}%", MEMORIZED, [VAL]),
     ("Ours reaches {}% after", Run(FEW), [TRAIN]),
-    ("8 neurons reach {}% on validation", experiment(4), [VAL]),
+    ("8 neurons reach {}% on validation", Run("--hidden-size 8"), [VAL]),
     ("5,000 images lead to {}%", Run("--train-samples 5000 --epochs 60"), [VAL]),
     ("{}% with the same 1,000 images", experiment(DROPOUT), [VAL]),
     ("epochs keeps the {}%", DIRTY, [("val_acc", 6)]),
@@ -117,22 +120,20 @@ CLAIMS = [
     # Lab
     ("the random start, here {}% in training and {}%", NO_BACKWARD, [TRAIN, VAL]),
     ("when accuracy was {}%; after 100", MEMORIZED, [("val_acc", 12)]),
-    ("loss of the first epoch is {}. The", experiment(2), [("train_loss", 1)]),
-    ("training loss: it ends at {}, and", experiment(10), [("train_loss", 0)]),
+    ("training loss: it ends at {}, and", experiment(8), [("train_loss", 0)]),
     ("before the first step, its loss was {}. That", experiment(17), [BEFORE]),
-    ("Before training, the loss is {}, five times", experiment(18), [BEFORE]),
-    ("random weights, which lead to {}% on", Run("--dataset spoken"), [VAL]),
-    ("reach {}% on validation, less than", VERDICT_RUNS["underfitting"][0], [VAL]),
-    ("With more data: 100 images {}%", Run(FEW), [VAL]),
+    ("Before training, the loss is {}: sure", STROKES, [BEFORE]),
+    ("training on `spoken`, validation ends at {}%", STROKES, [VAL]),
+    ("random weights lead to {}% (", Run("--dataset spoken"), [VAL]),
     ("with the defaults: training {}%, validation {}%", Run(), [TRAIN, VAL]),
     ("Seed 42 gave {}%, seed 2 gives", Run(), [VAL]),
     ("seed 2 gives {}%", Run("--seed 2"), [VAL]),
     ("The default has {}% on validation after two", Run(), [("val_acc", 2)]),
     ("two epochs {}%, after ten", Run("--batch-size 8192"), [("val_acc", 2)]),
     ("after ten {}%: 7 steps", Run("--batch-size 8192"), [VAL]),
-    ("rate 0.1`: {}% and {}%", edited(8, "--learning-rate 0.1"), [TRAIN, VAL]),
-    ("are learned to {}% at this", edited(8, f"--hidden-size 128 {FEW}"), [TRAIN]),
-    ("rate, and to {}% at 0.1", edited(8, f"{FEW} --learning-rate 0.1"), [TRAIN]),
+    ("rate 0.1`: {}% and {}%", edited(6, "--learning-rate 0.1"), [TRAIN, VAL]),
+    ("are learned to {}% at this", edited(6, f"--hidden-size 128 {FEW}"), [TRAIN]),
+    ("rate, and to {}% at 0.1", edited(6, f"{FEW} --learning-rate 0.1"), [TRAIN]),
     ("command gives {}% and {}%",
      Run("--learning-rate 0.0001 --epochs 5"), [TRAIN, VAL]),
     ("{}% in training and {}% on validation. [Dropout]", MEMORIZED, [TRAIN, VAL]),
@@ -146,13 +147,13 @@ CLAIMS = [
 # With other seeds, for "pytest --figures=all".
 OTHER_SEEDS = [
     ("seed 2, down to it: {}%)", Run("--learning-rate 0.1 --seed 2"), [VAL]),
-    ("instead of {}% and {}%)", Run("--dataset spoken --seed 1"), [VAL, None]),
-    ("instead of {}% and {}%)", Run("--dataset spoken --seed 2"), [None, VAL]),
-    ("seeds 1 and 2, {}% both", edited(18, experiment(18).flags + " --seed 1"), [VAL]),
-    ("seeds 1 and 2, {}% both", edited(18, experiment(18).flags + " --seed 2"), [VAL]),
+    ("% ({}% and {}%). Before", Run("--dataset spoken --seed 1"), [VAL, None]),
+    ("% ({}% and {}%). Before", Run("--dataset spoken --seed 2"), [None, VAL]),
+    ("{}% both times", STROKES._replace(flags=STROKES.flags + " --seed 1"), [VAL]),
+    ("{}% both times", STROKES._replace(flags=STROKES.flags + " --seed 2"), [VAL]),
 ]
 # How it ends without zero_grad is a matter of luck; that it is worse is not.
-NO_ZERO_GRAD = edited(9, FEW)
+NO_ZERO_GRAD = edited(7, FEW)
 SEEDS = [Run(), Run("--seed 1"), Run("--seed 2")]
 THREE_EPOCHS = Run("--epochs 3")
 
@@ -650,3 +651,141 @@ def test_what_a_few_recordings_of_a_new_voice_bring(
     tolerance = 1 if len(seeds) > 1 else 2  # the table has means of three
     measured = torch.tensor(figures).mean(dim=0).tolist()
     assert measured == pytest.approx(expected, abs=tolerance)
+
+
+# ------------------------------------------------------------------------------
+# Cures
+# ------------------------------------------------------------------------------
+
+SCHEDULE, MOVED, WRONG, BEST = (experiment(number) for number in (2, 10, 11, 12))
+NOISE = "images = images + 0.3 * torch.randn(images.shape)\n"
+
+
+def altered_by(source):
+    """Return the edit of experiment 10 with other lines of code."""
+    kept = [row for row in MOVED.edit.splitlines() if not row.startswith("+")]
+    added = ["+        " + line for line in source.splitlines()]
+    return "\n".join(kept + added) + "\n"
+
+
+AFFINE = MOVED._replace(edit=altered_by(blocks(LAB[9], "python")[0]))
+STRANGERS = {
+    name: [Run(f"--dataset new-voices --stranger {voice}", edit) for voice in VOICES]
+    for name, edit in (
+        ("plain", ""),
+        ("moved", MOVED.edit),
+        ("noise", altered_by(NOISE)),
+    )
+}
+BEST_OF_FEW = BEST._replace(flags=MEMORIZED.flags)
+RUNS += [AFFINE, BEST_OF_FEW, *itertools.chain(*STRANGERS.values())]
+RUNS = list(dict.fromkeys(RUNS))
+
+
+@pytest.fixture
+def over_seeds(outcome, seeds):
+    """Return a function: seed -> the outcome of a run."""
+
+    def get(run):
+        with_seed = {seed: f"{run.flags} --seed {seed}".strip() for seed in seeds}
+        with_seed[42] = run.flags
+        return {seed: outcome(run._replace(flags=with_seed[seed])) for seed in seeds}
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("template", "run", "quantity"),
+    [
+        (
+            'Measured: training 99.9%, validation {}%, verdict "good fit". '
+            "With seeds 1 and 2, {}% and {}%; without the schedule",
+            SCHEDULE,
+            VAL,
+        ),
+        ("without the schedule, {}%, {}% and {}%", Run(), VAL),
+        (
+            'Measured: training 98.9%, validation {}%, verdict "overfitting". '
+            "With seeds 1 and 2, {}% and {}%; without",
+            MOVED,
+            VAL,
+        ),
+        ("%; without, {}%, {}% and {}%. Of the test digits off centre", MEMORIZED, VAL),
+        ("comes to {}% (seeds 1 and 2: {}% and {}%)", AFFINE, VAL),
+        (
+            'test {}%, verdict "severe overfitting". (The first two are still those of '
+            "the last epoch.) With seeds 1 and 2, the test gives {}% and {}%",
+            BEST,
+            TEST,
+        ),
+        ("changes next to nothing: {}% before and after", BEST_OF_FEW, TEST),
+        ("changes next to nothing: {}% before and after", MEMORIZED, TEST),
+        ("The last epoch gives {}% on the test", DIRTY, TEST),
+    ],
+)
+def test_what_a_cure_brings(template, run, quantity, over_seeds):
+    (figures,) = stated(GUIDE, template)
+    tolerance = 0.4 if run in (Run(), SCHEDULE) else 1.0
+    for expected, result in zip(figures, over_seeds(run).values(), strict=False):
+        assert result.figure(quantity) == pytest.approx(expected, abs=tolerance)
+
+
+def test_altered_images_teach_what_is_off_centre(over_seeds, test_images):
+    ((moved, plain),) = stated(
+        GUIDE,
+        "it reads {}%; the network that has seen only centred ones, {}%",
+    )
+    images, labels = test_images
+    for run, expected in ((MOVED, moved), (MEMORIZED, plain)):
+        for result in over_seeds(run).values():
+            script, model = load_model(result)
+            right = [
+                script.predict(model, images.roll(shifts, (2, 3)), "cpu").argmax(1)
+                == labels
+                for shifts in itertools.product((2, -2), repeat=2)
+            ]
+            measured = 100 * torch.stack(right).float().mean().item()
+            assert measured == pytest.approx(expected, abs=3)
+
+
+def test_the_network_finds_the_wrong_labels(over_seeds, real_mnist, monkeypatch):
+    assert "All 200 (with seeds 1 and 2, too)" in GUIDE
+    (source,) = blocks(LAB[10], "python")
+    for seed, result in over_seeds(WRONG).items():
+        monkeypatch.chdir(result.folder)
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(source.replace("seed=42", f"seed={seed}"), {})
+        count = int(re.search(r"^(\d+) of 200 are wrong$", printed.getvalue(), re.M)[1])
+        assert count >= 195
+
+
+@pytest.mark.parametrize(
+    ("name", "template"),
+    [
+        ("plain", "three seeds each, {}% are understood"),
+        ("moved", "moved as in experiment 10, {}%"),
+        ("noise", "with noise on them, {}%"),
+    ],
+)
+def test_altering_does_not_help_with_strangers(name, template, over_seeds):
+    ((expected,),) = stated(GUIDE, template)
+    measured = [
+        result.figure(TEST)
+        for run in STRANGERS[name]
+        for result in over_seeds(run).values()
+    ]
+    assert sum(measured) / len(measured) == pytest.approx(expected, abs=3)
+
+
+def test_noise_is_taken_for_digits(outcome):
+    ((low, high),) = stated(GUIDE, "more than 90% sure of {} to {} (three seeds)")
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(256, (1000, 28, 28), generator=generator)
+    sure = []
+    for run in SEEDS:
+        script, model = load_model(outcome(run))
+        confidences = script.predict(model, dl_utils.normalize(noise), "cpu").amax(1)
+        sure.append((confidences > 0.9).sum().item())
+    assert min(sure) >= low / 2
+    assert max(sure) >= high / 2
