@@ -213,7 +213,7 @@ ADVICE = {
     "severe overfitting": "Stop near the epoch of the best validation accuracy, and "
     "look for wrong labels in the training data.",
     "still improving": "Train for more epochs, or raise the learning rate.",
-    "overfitting": "More, or more varied, data: alter the images. Dropout helps a bit.",
+    "overfitting": "Get more data, or alter the images you have. Dropout helps a bit.",
     "underfitting": "First test the code: --hidden-size 128 --train-samples 100 "
     "--epochs 100 must end at 100% in training. If it does not, try a larger learning "
     "rate, then look for a mistake in the five steps. If it does, use a larger hidden "

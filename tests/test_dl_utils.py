@@ -318,7 +318,7 @@ def test_each_advice_says_what_to_do():
         "Stop near the epoch of the best validation accuracy, and look for wrong "
         "labels in the training data.",
         "Train for more epochs, or raise the learning rate.",
-        "Use more, or more varied, training data",
+        "Get more data, or alter the images you have",
         "First test the code: --hidden-size 128 --train-samples 100 --epochs 100 must "
         "end at 100% in training",
         "Change one hyperparameter and see whether validation accuracy rises.",

@@ -285,7 +285,7 @@ def further(request, spoken, tmp_path):
     def run(seed, *sources):
         script = spoken(seed)
         kept = dict(script.names)
-        script.names |= {"model": script.first, "voices": list(VOICES)}
+        script.names.update(model=script.first, voices=list(VOICES))
         output = run_blocks(
             tmp_path, script.names, f"torch.manual_seed({seed})", *sources
         )
