@@ -138,6 +138,17 @@ def test_its_figures_are_those_of_the_network_on_the_test_images(lessons):
     assert_fits_the_console(output)
 
 
+def test_a_term_against_the_answer_may_be_the_largest(script, capsys):
+    fc1, fc2 = nn.Linear(784, 7), nn.Linear(7, 10)
+    model = nn.Sequential(nn.Flatten(), fc1, nn.ReLU(), fc2)
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    nn.init.ones_(fc1.bias)  # so every neuron gives 1
+    fc2.weight.data[3] = torch.tensor([1.0, 1, 1, 1, 1, 1, -3])
+    script.take_apart(model, fc1, fc2, torch.zeros(1, 1, 28, 28), list("0123456789"))
+    assert re.findall(r"neuron (\d)", capsys.readouterr().out)[0] == "6"
+
+
 def test_predictions_png_shows_the_first_ten_and_the_worst_ten(lessons, answers):
     raw, figure = lessons.raw, lessons.figures[0]
     confidences, predictions = answers.max(dim=1)
