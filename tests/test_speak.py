@@ -83,7 +83,8 @@ def test_a_sound_becomes_a_spectrogram_and_comes_back():
     for column in (12, 36):
         off = again[:, column].argmax() - spectrogram[:, column].argmax()
         assert abs(off) <= 1
-    assert (again - spectrogram)[spectrogram > 0.5].abs().mean() < 0.08
+    # With half of the rounds, it would be more than that.
+    assert (again - spectrogram)[spectrogram > 0.5].abs().mean() < 0.058
     # The same spectrogram, the same sound, whatever else draws random numbers.
     assert torch.equal(from_spectrogram(spectrogram, seconds), sound)
 
