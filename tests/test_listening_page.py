@@ -89,7 +89,7 @@ def gap(ours, image):
 
 
 def listening(page, text):
-    playwright.expect(page.locator("#listening")).to_contain_text(text, timeout=20_000)
+    playwright.expect(page.locator("#listening")).to_contain_text(text)
 
 
 def test_images_are_those_of_pytorch(visit, write, recordings):
@@ -219,7 +219,7 @@ def test_words_are_kept_saved_opened_and_taught(
     assert "1 now gets" in page.inner_text("#told")
     page.click("#teach-all")
     shelf = playwright.expect(page.locator("#shelf"))
-    shelf.to_contain_text("Of 3 kept ones", timeout=60_000)
+    shelf.to_contain_text("Of 3 kept ones")
     with page.expect_download() as download:
         page.click("#save")
     assert download.value.suggested_filename == "my_voice.wav"
@@ -265,12 +265,9 @@ def test_voices_have_names_and_kept_words_a_digit(
     listening(page, "it uses")
     page.select_option("#said", "7")
     page.click("#keep")
-    for _ in range(5):  # which old examples come with it is chance
+    for _ in range(4):  # two suffice, mostly: which old examples come with it is chance
         page.click("#teach-all")
-        shelf = playwright.expect(page.locator("#shelf"))
-        shelf.to_contain_text(re.compile(r"Of 1 kept ones \d were right, now \d"))
-        if page.inner_text("#prediction").startswith("you ("):
-            break
+        playwright.expect(page.locator("#progress")).to_be_hidden()
     assert page.inner_text("#prediction").startswith("you (")
     assert "now 1" in page.inner_text("#shelf")
 
