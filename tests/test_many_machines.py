@@ -34,9 +34,8 @@ def test_two_processes_learn_what_one_learns(
     (tmp_path / "many.py").write_text(f"QUICKLY = {QUICKLY}\n{program}")
     torchrun, *words = shlex.split(COMMAND)
     assert torchrun == "torchrun"
-    # Standalone: on a port that is free.
     process = run_python(
-        "-m", "torch.distributed.run", "--standalone", *words,
+        "-m", "torch.distributed.run", *words,
         cwd=tmp_path, data_dir=synthetic_dir, PYTHONPATH=str(ROOT),
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
