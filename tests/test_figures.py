@@ -330,11 +330,13 @@ def test_figures_in_passing(template, run, quantities, outcome, seeds):
 # ------------------------------------------------------------------------------
 
 
-def test_the_memorizing_test_finds_a_missing_zero_grad(outcome):
-    ((expected,),) = stated(GUIDE, "Without zero_grad it stopped at {}%")
-    measured = outcome(NO_ZERO_GRAD).figure(TRAIN)
-    assert measured < 100
-    assert measured == pytest.approx(expected, abs=20)
+def test_the_memorizing_test_finds_a_missing_zero_grad(over_seeds):
+    ((first, low, high),) = stated(
+        GUIDE, "it stopped at {}% (with five other seeds, at {} to {}%)"
+    )
+    for seed, result in over_seeds(NO_ZERO_GRAD).items():
+        within = (first - 20, 99.9) if seed == 42 else (low - 10, high + 10)
+        assert within[0] <= result.figure(TRAIN) <= within[1]
 
 
 @pytest.fixture
@@ -483,6 +485,23 @@ def test_what_fine_tuning_is_worth(template, flags, outcome, tmp_path, seeds):
     assert sum(figures) / len(seeds) == pytest.approx(expected, abs=tolerance)
 
 
+@pytest.mark.parametrize(
+    ("template", "network", "dataset"),
+    [
+        ("only digits drawn by this project {}% before", "first", "mnist"),
+        ("Of the drawn digits it then reads {}%", "mnist_model", "synthetic"),
+        ("(before: {}%). With only ten", "first", "synthetic"),
+    ],
+)
+def test_what_was_known_before(template, network, dataset, outcome, real_mnist):
+    path = outcome(experiment(17)).folder / f"{network}.pth"
+    model = load_script("04_load_model").load_model(path, 128, "cpu")
+    _, val_loader, _ = dl_utils.load_mnist_data(dataset=dataset)
+    _, measured = dl_utils.evaluate_model(model, val_loader, "cpu")
+    ((expected,),) = stated(CONCEPTS, template)
+    assert measured == pytest.approx(expected, abs=1)
+
+
 # ------------------------------------------------------------------------------
 # Voices
 # ------------------------------------------------------------------------------
@@ -577,17 +596,6 @@ def understood(sounds, seeds):
     return get
 
 
-@pytest.mark.parametrize("voice", VOICES)
-def test_how_well_a_stranger_is_understood(voice, understood, seeds):
-    ((mean, low, high),) = stated(GUIDE, f"| {voice} | {{}}% ({{}} to {{}}) |")
-    stranger = VOICES.index(voice)
-    left_out = (stranger, (stranger + 1) % len(VOICES))  # the second one validates
-    others = tuple(v for v in range(len(VOICES)) if v not in left_out)
-    measured = understood(others, (stranger,)).item()
-    assert low <= mean <= high
-    assert measured == pytest.approx(mean, abs=3 if len(seeds) > 1 else 5)
-
-
 @pytest.mark.parametrize(
     ("row", "number_of_voices", "count"),
     [
@@ -609,6 +617,10 @@ def test_voices_count_for_more_than_recordings(
     (expected,) = stated(GUIDE, row + " {}% | {}% |")
     tolerance = 2 if len(seeds) > 1 else 3 if number_of_voices < 4 else 5
     assert measured.mean(dim=0).tolist() == pytest.approx(expected, abs=tolerance)
+    if number_of_voices == 2:  # the choices differ
+        (range_,) = stated(GUIDE, "pairs differ so much, from {} to {}%")
+        found = measured[:, 1].aminmax()
+        assert [x.item() for x in found] == pytest.approx(range_, abs=tolerance)
 
 
 @pytest.fixture(scope="session")
@@ -658,7 +670,6 @@ def test_what_a_few_recordings_of_a_new_voice_bring(
 # ------------------------------------------------------------------------------
 
 SCHEDULE, MOVED, WRONG, BEST = (experiment(number) for number in (2, 10, 11, 12))
-NOISE = "images = images + 0.3 * torch.randn(images.shape)\n"
 
 
 def altered_by(source):
@@ -669,16 +680,23 @@ def altered_by(source):
 
 
 AFFINE = MOVED._replace(edit=altered_by(blocks(LAB[9], "python")[0]))
+SHIFTS = "shifts = torch.randint(-2, 3, (2,)).tolist()\n"
+NOISE, ONE_WAY = (
+    "images = " + re.search(rf"`(images{how}[^`]*)`", LAB[15])[1]
+    for how in (r" \+", r"\.roll")
+)
 STRANGERS = {
     name: [Run(f"--dataset new-voices --stranger {voice}", edit) for voice in VOICES]
     for name, edit in (
         ("plain", ""),
         ("moved", MOVED.edit),
+        ("moved in time", altered_by(SHIFTS + ONE_WAY)),
         ("noise", altered_by(NOISE)),
     )
 }
 BEST_OF_FEW = BEST._replace(flags=MEMORIZED.flags)
-RUNS += [AFFINE, BEST_OF_FEW, *itertools.chain(*STRANGERS.values())]
+CONSTANT, FALLING = Run("--learning-rate 0.003"), SCHEDULE._replace(flags="")
+RUNS += [AFFINE, BEST_OF_FEW, CONSTANT, FALLING, *itertools.chain(*STRANGERS.values())]
 RUNS = list(dict.fromkeys(RUNS))
 
 
@@ -698,12 +716,14 @@ def over_seeds(outcome, seeds):
     ("template", "run", "quantity"),
     [
         (
-            'Measured: training 99.9%, validation {}%, verdict "good fit". '
-            "With seeds 1 and 2, {}% and {}%; without the schedule",
+            'Measured: training 100.0%, validation {}%, verdict "good fit". '
+            "With seeds 1 and 2, {}% and {}%; with the defaults",
             SCHEDULE,
             VAL,
         ),
-        ("without the schedule, {}%, {}% and {}%", Run(), VAL),
+        ("with the defaults, {}%, {}% and {}%", Run(), VAL),
+        ("stays at 0.003 does worse ({}%, {}%, {}%)", CONSTANT, VAL),
+        ("next to nothing ({}%, {}%, {}%)", FALLING, VAL),
         (
             'Measured: training 98.9%, validation {}%, verdict "overfitting". '
             "With seeds 1 and 2, {}% and {}%; without",
@@ -725,7 +745,7 @@ def over_seeds(outcome, seeds):
 )
 def test_what_a_cure_brings(template, run, quantity, over_seeds):
     (figures,) = stated(GUIDE, template)
-    tolerance = 0.4 if run in (Run(), SCHEDULE) else 1.0
+    tolerance = 0.4 if run in (Run(), SCHEDULE, CONSTANT, FALLING) else 1.0
     for expected, result in zip(figures, over_seeds(run).values(), strict=False):
         assert result.figure(quantity) == pytest.approx(expected, abs=tolerance)
 
@@ -757,7 +777,17 @@ def test_the_network_finds_the_wrong_labels(over_seeds, real_mnist, monkeypatch)
         with contextlib.redirect_stdout(printed):
             exec(source.replace("seed=42", f"seed={seed}"), {})
         count = int(re.search(r"^(\d+) of 200 are wrong$", printed.getvalue(), re.M)[1])
-        assert count >= 195
+        assert count >= 199
+
+
+@pytest.mark.parametrize("number", range(len(VOICES)), ids=VOICES)
+def test_how_well_a_stranger_is_understood(number, over_seeds):
+    template = f"| {VOICES[number]} | {{}}% ({{}} to {{}}) |"
+    ((mean, low, high),) = stated(GUIDE, template)
+    runs = over_seeds(STRANGERS["plain"][number]).values()
+    figures = [run.figure(TEST) for run in runs]
+    assert low - 2 <= min(figures) and max(figures) <= high + 2
+    assert len(runs) == 1 or sum(figures) / 3 == pytest.approx(mean, abs=1.5)
 
 
 @pytest.mark.parametrize(
@@ -765,6 +795,7 @@ def test_the_network_finds_the_wrong_labels(over_seeds, real_mnist, monkeypatch)
     [
         ("plain", "three seeds each, {}% are understood"),
         ("moved", "moved as in experiment 10, {}%"),
+        ("moved in time", "(in time only, `images.roll(shifts[1], dims=3)`, {}%"),
         ("noise", "with noise on them, {}%"),
     ],
 )
@@ -787,5 +818,4 @@ def test_noise_is_taken_for_digits(outcome):
         script, model = load_model(outcome(run))
         confidences = script.predict(model, dl_utils.normalize(noise), "cpu").amax(1)
         sure.append((confidences > 0.9).sum().item())
-    assert min(sure) >= low / 2
-    assert max(sure) >= high / 2
+    assert [min(sure), max(sure)] == pytest.approx([low, high], abs=150)
