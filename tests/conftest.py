@@ -142,28 +142,11 @@ def run_python(*arguments, cwd, data_dir, prefix=(), **environment):
     return subprocess.run(
         [*prefix, sys.executable, *map(str, arguments)],
         cwd=cwd,
-        env=script_environment(data_dir, **environment),
+        env=os.environ | {"MNIST_DATA_DIR": str(data_dir)} | environment,
         capture_output=True,
         text=True,
         timeout=900,
     )
-
-
-def prepared(preparation, script, *flags):
-    """Return what to give Python to run a script after some lines of preparation."""
-    code = f"""
-import runpy, sys
-from pathlib import Path
-sys.argv = sys.argv[1:]
-sys.path.insert(0, str(Path(sys.argv[0]).parent))
-{preparation}
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-    return ["-c", code, script, *flags]
-
-
-def script_environment(data_dir, **environment):
-    return os.environ | {"MNIST_DATA_DIR": str(data_dir)} | environment
 
 
 @contextlib.contextmanager
@@ -186,24 +169,6 @@ def read_only(folder):
         yield prefix
     finally:
         folder.chmod(mode)
-
-
-def on_small_disk(folder, size, *arguments, data_dir=None):
-    """Run Python where the folder (and the data, if no data_dir is given) is tiny.
-
-    The last line of its output names the files that are left there.
-    """
-    if not shutil.which("unshare"):
-        pytest.skip("there is no unshare to mount a small disk with")
-    mount = 'mount -t tmpfs -o size="$0" small "$1" && cd "$1" && shift'
-    script = f'{mount} || exit 99; "$@"; code=$?; echo "Left:" $(ls -A); exit $code'
-    shell = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, size, folder]
-    process = run_python(
-        *arguments, cwd=folder, data_dir=data_dir or folder, prefix=shell
-    )
-    if process.returncode == 99 or "unshare:" in process.stderr:
-        pytest.skip(f"no small disk can be mounted here ({process.stderr.strip()})")
-    return process
 
 
 @pytest.fixture(scope="session")

@@ -123,14 +123,13 @@ CLAIMS = [
     ("training loss: it ends at {}, and", experiment(8), [("train_loss", 0)]),
     ("before the first step, its loss was {}. That", experiment(17), [BEFORE]),
     ("Before training, the loss is {}: sure", STROKES, [BEFORE]),
-    ("training on `spoken`, validation ends at {}%", STROKES, [VAL]),
-    ("random weights lead to {}% (", Run("--dataset spoken"), [VAL]),
     ("with the defaults: training {}%, validation {}%", Run(), [TRAIN, VAL]),
     ("Seed 42 gave {}%, seed 2 gives", Run(), [VAL]),
     ("seed 2 gives {}%", Run("--seed 2"), [VAL]),
     ("The default has {}% on validation after two", Run(), [("val_acc", 2)]),
     ("two epochs {}%, after ten", Run("--batch-size 8192"), [("val_acc", 2)]),
     ("after ten {}%: 7 steps", Run("--batch-size 8192"), [VAL]),
+    ("seed 2, down to it: {}%)", Run("--learning-rate 0.1 --seed 2"), [VAL]),
     ("rate 0.1`: {}% and {}%", edited(6, "--learning-rate 0.1"), [TRAIN, VAL]),
     ("are learned to {}% at this", edited(6, f"--hidden-size 128 {FEW}"), [TRAIN]),
     ("rate, and to {}% at 0.1", edited(6, f"{FEW} --learning-rate 0.1"), [TRAIN]),
@@ -144,14 +143,6 @@ CLAIMS = [
     ("ten epochs: {}% in training, {}% on validation, {}% on the test",
      edited(DROPOUT, NEW_VOICES.flags), SOUND),
 ]  # fmt: skip
-# With other seeds, for "pytest --figures=all".
-OTHER_SEEDS = [
-    ("seed 2, down to it: {}%)", Run("--learning-rate 0.1 --seed 2"), [VAL]),
-    ("% ({}% and {}%). Before", Run("--dataset spoken --seed 1"), [VAL, None]),
-    ("% ({}% and {}%). Before", Run("--dataset spoken --seed 2"), [None, VAL]),
-    ("{}% both times", STROKES._replace(flags=STROKES.flags + " --seed 1"), [VAL]),
-    ("{}% both times", STROKES._replace(flags=STROKES.flags + " --seed 2"), [VAL]),
-]
 # How it ends without zero_grad is a matter of luck; that it is worse is not.
 NO_ZERO_GRAD = edited(7, FEW)
 SEEDS = [Run(), Run("--seed 1"), Run("--seed 2")]
@@ -312,12 +303,10 @@ def test_a_run_gives_the_measured_answer(name, outcome):
 
 @pytest.mark.parametrize(
     ("template", "run", "quantities"),
-    [*CLAIMS, *OTHER_SEEDS],
+    CLAIMS,
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_figures_in_passing(template, run, quantities, outcome, seeds):
-    if len(seeds) == 1 and (template, run, quantities) not in CLAIMS:
-        pytest.skip("takes minutes: pytest --figures=all")
+def test_figures_in_passing(template, run, quantities, outcome):
     result = outcome(run)
     for figures in stated(GUIDE, template):
         for figure, quantity in zip(figures, quantities, strict=True):
@@ -741,11 +730,15 @@ def over_seeds(outcome, seeds):
         ("changes next to nothing: {}% before and after", BEST_OF_FEW, TEST),
         ("changes next to nothing: {}% before and after", MEMORIZED, TEST),
         ("The last epoch gives {}% on the test", DIRTY, TEST),
+        ("ends at {}% (with seeds 1 and 2, {}% both", STROKES, VAL),
+        ("random weights lead to {}% ({}% and {}%)", Run("--dataset spoken"), VAL),
     ],
 )
-def test_what_a_cure_brings(template, run, quantity, over_seeds):
+def test_figures_of_three_seeds(template, run, quantity, over_seeds):
     (figures,) = stated(GUIDE, template)
     tolerance = 0.4 if run in (Run(), SCHEDULE, CONSTANT, FALLING) else 1.0
+    tolerance = 3 if is_sound(run) else tolerance
+    figures += figures[-1:]  # "both times"
     for expected, result in zip(figures, over_seeds(run).values(), strict=False):
         assert result.figure(quantity) == pytest.approx(expected, abs=tolerance)
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -24,8 +25,6 @@ from conftest import (
     SCRIPTS,
     Finished,
     load_script,
-    on_small_disk,
-    prepared,
     read_only,
     run_main,
     run_python,
@@ -49,8 +48,9 @@ def train(tmp_path, synthetic_dir):
     return lambda: run_main(TRAIN.name, *QUICK, cwd=tmp_path, data_dir=synthetic_dir)
 
 
-# Forks of one process, which has loaded PyTorch once, run [name, folder, code]. What
-# they print comes into files. The last line of the parent's output has their codes.
+# Forks of one process, which has loaded PyTorch once, run [name, folder, code], two
+# side by side. What they print comes into files. The last line of the output of their
+# parent has their codes.
 FORKS = """
 import json, os, runpy, sys
 import dl_utils
@@ -59,17 +59,24 @@ def run(script, flags):
     sys.argv = [script, *flags.split()]
     runpy.run_path(script, run_name="__main__")
 
+def wait():
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(running.pop(0), 0)[1]))
+
 outputs, jobs = json.loads(sys.argv[1])
-codes = []
+running, codes = [], []
 for name, folder, code in jobs:
-    if not os.fork():
+    if len(running) == 2:
+        wait()
+    running.append(os.fork())
+    if not running[-1]:
         os.chdir(folder)
         for number in (1, 2):
             path = f"{outputs}/{name}.{number}"
             os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY), number)
         exec(code)
         sys.exit()
-    codes.append(os.waitstatus_to_exitcode(os.wait()[1]))
+while running:
+    wait()
 print(json.dumps(codes))
 """
 PEAK = """
@@ -169,7 +176,16 @@ def test_memory_stays_within_1200_mb_and_too_little_is_one_line(forks):
 
 def test_a_disk_that_is_full_when_the_model_is_saved(tmp_path, synthetic_dir):
     # The weights take 400 KB.
-    process = on_small_disk(tmp_path, "300k", TRAIN, *QUICK, data_dir=synthetic_dir)
+    mount = 'mount -t tmpfs -o size=300k small "$PWD" && cd "$PWD"'
+    script = f'{mount} || exit 99; "$@"; code=$?; echo "Left:" $(ls -A); exit $code'
+    shell = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
+    if not shutil.which("unshare"):
+        pytest.skip("there is no unshare to mount a small disk with")
+    process = run_python(
+        TRAIN, *QUICK, cwd=tmp_path, data_dir=synthetic_dir, prefix=shell
+    )
+    if process.returncode == 99 or "unshare:" in process.stderr:
+        pytest.skip(f"no small disk can be mounted here ({process.stderr.strip()})")
     assert_one_line(process, "mnist_model.pth cannot be written: the disk is full")
     assert process.stdout.endswith("Left:\n")
 
@@ -178,13 +194,17 @@ ON_TERMINAL = """
 import os, pty, sys
 sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))
 """
-DRAWING = """
+SLOW_DRAWING = """
+import os, runpy, sys
+sys.path.insert(0, os.path.dirname(sys.argv[1]))
 from backstage.data import synthetic_digits
 draw = synthetic_digits.make_digits
 def make_digits(count, seed, progress):
     images, labels = draw(1400, seed, lambda done: progress(50 * done))
     return images.repeat(50, 1, 1), labels.repeat(50)
 synthetic_digits.make_digits = make_digits
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
@@ -197,7 +217,7 @@ def test_a_narrow_terminal_from_another_folder_without_home_and_display(tmp_path
     process = run_python(
         "-c", ON_TERMINAL, "sh", "-c",
         f'stty cols 40 rows 10; exec {nowhere} {backend} "$@"', "sh",
-        sys.executable, *prepared(DRAWING, os.path.relpath(TRAIN, tmp_path), *QUICK),
+        sys.executable, "-c", SLOW_DRAWING, os.path.relpath(TRAIN, tmp_path), *QUICK,
         cwd=tmp_path, data_dir=tmp_path / "data",
     )  # fmt: skip
     assert process.returncode == 0, process.stdout
