@@ -31,6 +31,7 @@ from documents import (
     blocks,
     commands,
     section,
+    speaking_blocks,
     with_right_line_links,
     without_code,
 )
@@ -94,6 +95,26 @@ def test_the_two_forward_passes_are_those_of_the_page_and_of_lesson_4():
     for block, source in ((javascript, page), (python, lesson)):
         lines = [line.strip() for line in source.splitlines()]
         assert all(line.strip() in lines for line in block.splitlines())
+
+
+STEPS = re.findall(
+    r"# Step (\d), \w+: [^\0]*?\n +([^#\s].*?)(?:  #.*)?\n",
+    (ROOT / "03_train_mnist.py").read_text(encoding="utf-8"),
+)
+LOOPS = {
+    "lesson 3": "".join(blocks(section(GUIDE, "Lesson 3: Train MNIST"), "python")),
+    "lesson 5": (ROOT / "05_experiment_architectures.py").read_text(encoding="utf-8"),
+    "lesson 6": speaking_blocks()[1],
+    "concepts": CONCEPTS,
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_the_five_steps_are_word_for_word_those_of_lesson_3(name):
+    text = LOOPS[name].replace("questions", "images").replace("answers", "logits")
+    found = re.findall(r"^ *(\S.*?)  # [Ss]tep (\d)", text, re.MULTILINE)
+    assert [step[::-1] for step in found] == STEPS * (2 if name == "concepts" else 1)
+    assert len(STEPS) == 5
 
 
 def test_pictures_are_shown_and_files_are_pictures():

@@ -10,20 +10,12 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import dl_utils
 from conftest import ROOT, run_python
-from documents import CONCEPTS, GUIDE, blocks, section
+from documents import CONCEPTS, blocks, section
 
 PAGE = section(CONCEPTS, "Many machines")
 (PROGRAM,) = blocks(PAGE, "python many.py")
 (COMMAND,) = blocks(PAGE, "bash")
 QUICKLY = {"dataset": "synthetic", "train_samples": 6400}
-
-
-def test_its_five_steps_are_those_of_the_guide():
-    steps = blocks(section(GUIDE, "Lesson 3: Train MNIST"), "python")[0].splitlines()
-    steps = [line.strip() for line in steps if "# step" in line]
-    found = [line.strip() for line in PROGRAM.splitlines() if "# step" in line]
-    assert found == steps
-    assert len(steps) == 5
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the page says: use WSL")

@@ -59,15 +59,6 @@ def test_the_blocks_are_the_whole_script():
     assert len(lines(PARTS[FIRST:])) <= 35
 
 
-def test_the_five_steps_are_those_of_lesson_3():
-    lesson = (ROOT / "03_train_mnist.py").read_text()
-    steps = re.findall(r"# (Step \d, \w+): [^\0]*?\n +([^#\s].*?)(?:  #.*)?\n", lesson)
-    here = WHOLE.replace("questions", "images").replace("answers", "logits")
-    found = re.findall(r"^ +(\S.*?)  # (step \d, \w+)$", here, re.MULTILINE)
-    assert [(name.capitalize(), code) for code, name in found] == steps
-    assert len(steps) == 5
-
-
 def test_a_sound_becomes_a_spectrogram_and_comes_back():
     word = torch.cat([tone(500, 0.3), tone(2_000, 0.3)])
     silence = torch.zeros(800)
