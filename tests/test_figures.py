@@ -604,7 +604,7 @@ def test_voices_count_for_more_than_recordings(
     choices = itertools.combinations(others, number_of_voices)
     measured = torch.stack([understood(voices, strangers, count) for voices in choices])
     (expected,) = stated(GUIDE, row + " {}% | {}% |")
-    tolerance = 2 if len(seeds) > 1 else 3 if number_of_voices < 4 else 5
+    tolerance = 2.5 if len(seeds) > 1 else 3 if number_of_voices < 4 else 5
     assert measured.mean(dim=0).tolist() == pytest.approx(expected, abs=tolerance)
     if number_of_voices == 2:  # the choices differ
         (range_,) = stated(GUIDE, "pairs differ so much, from {} to {}%")

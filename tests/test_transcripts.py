@@ -33,6 +33,7 @@ MASKS = {
     r" +\d+\.\d{3}(?= ms)": "TIME",
     r" +[1-9][\d,]*(?= times as fast$)": "RATIO",
     r" +\d{3},\d{3}(?=  the (class|same), )": "BYTES",  # a version's own format
+    r"(?<=train\(\)  \[)[02](, [02]){7}": "0 or 2 by chance",  # a version's own, too
 }
 # Figures that another processor or version of PyTorch may round differently. Settings,
 # counts, and numbers with fewer decimals must be the same.
