@@ -1,16 +1,14 @@
 """The page that lesson 4 writes, in a real browser, without a network.
 
-PYTHONPATH=. python tests/test_network_page.py mnist_model.pth images/my_network.png
-draws the README's picture.
+PYTHONPATH=. python tests/test_network_page.py my_network.html images/my_network.png
+draws the README's picture, of the page that lesson 4 has written.
 """
 
 import base64
 import contextlib
-import copy
 import functools
 import io
 import re
-import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,27 +33,13 @@ playwright = pytest.importorskip(
 
 playwright.expect.set_options(timeout=60_000)  # ms: the machine may be busy
 
-# ------------------------------------------------------------------------------
-# Networks, pages, and hands
-# ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def lesson():
-    return load_script("04_load_model.py")
-
 
 @functools.cache
 def make_set(seed, name="synthetic"):
+    """Return 200 digits: images as a network gets them, and labels."""
     images, labels = make_digits(200, seed)
     data = SimpleNamespace(name=name, title=name, axes="", classes=list("0123456789"))
     return ImageDataset(data, dl_utils.normalize(images), labels)
-
-
-@pytest.fixture(scope="session")
-def digits():
-    """200 test digits: images as a network gets them, and labels."""
-    return make_set(1).tensors
 
 
 def write_page(path, model, name="synthetic"):
@@ -64,22 +48,22 @@ def write_page(path, model, name="synthetic"):
     return path
 
 
-@pytest.fixture(scope="session")
-def write(lesson, tmp_path_factory):
-    """Write the page of an untrained network once; return its path and the network."""
-    folder = tmp_path_factory.mktemp("pages")
+@pytest.fixture
+def model(request):
+    """An untrained network, with 128 neurons if a test does not say otherwise."""
+    torch.manual_seed(0)
+    hidden_size = getattr(request, "param", 128)
+    return load_script("04_load_model.py").SimpleNN(hidden_size).eval()
 
-    @functools.cache
-    def write_once(hidden_size):
-        torch.manual_seed(0)
-        model = lesson.SimpleNN(hidden_size).eval()
-        return write_page(folder / f"{hidden_size}.html", model), model
 
-    def write(hidden_size=128):
-        path, model = write_once(hidden_size)
-        return path, copy.deepcopy(model)  # tests train it
+@pytest.fixture
+def path(model, tmp_path):
+    return write_page(tmp_path / "page.html", model)
 
-    return write
+
+@pytest.fixture
+def page(visit, path):
+    return visit(path)
 
 
 def strokes_of(style):
@@ -93,17 +77,15 @@ def strokes_of(style):
 def draw(page, strokes, size=0.37, x=0.5, y=0.5, slant=0.0):
     """Draw strokes with the mouse; sizes and places are shares of the sheet."""
     page.locator("#draw").scroll_into_view_if_needed()
-    sheet = page.locator("#draw").bounding_box()
+    sheet = page.locator("#draw").bounding_box()  # a square
+    corner = torch.tensor([sheet["x"], sheet["y"]])
+    lean = torch.tensor([[1.0, 0.0], [-slant, 1.0]])
     for stroke in strokes:
-        across = x + size * (stroke[:, 0] - slant * stroke[:, 1])
-        down = y + size * stroke[:, 1]
-        points = [
-            (sheet["x"] + sheet["width"] * a, sheet["y"] + sheet["height"] * d)
-            for a, d in zip(across.tolist(), down.tolist(), strict=True)
-        ]
-        page.mouse.move(*points[0])
+        shares = torch.tensor([x, y]) + size * stroke @ lean
+        first, *others = (corner + sheet["width"] * shares).tolist()
+        page.mouse.move(*first)
         page.mouse.down()
-        for point in points[1:]:
+        for point in others:
             page.mouse.move(*point)
         page.mouse.up()
 
@@ -140,12 +122,6 @@ def logits_of(model, image):
         return model(image[None])[0]
 
 
-def percent(share):
-    """Return a share as the page writes it where there is little room."""
-    text = f"{100 * share:.1f}%"
-    return {"100.0%": ">99.9%", "0.0%": "<0.1%"}.get(text, text)
-
-
 def picture_of(page, canvas):
     """Return what a canvas shows, uint8 [height, width, 4]."""
     url = page.evaluate(f"document.getElementById('{canvas}').toDataURL()")
@@ -169,58 +145,48 @@ def assert_red_and_blue(colours, values):
 
 @pytest.mark.real_mnist
 def test_it_reads_drawn_digits_and_as_lesson_4_reads_their_pictures(
-    visit, lesson, trained_model_path, tmp_path
+    visit, trained_model_path, tmp_path
 ):
-    model = lesson.load_model(trained_model_path, 128, "cpu")
+    model = load_script("04_load_model.py").load_model(trained_model_path, 128, "cpu")
     page = visit(write_page(tmp_path / "page.html", model))
     rng = torch.Generator().manual_seed(0)
-    read, same = [], []
+    least = torch.tensor([0.28, 0.47, 0.47, 0])  # size, x, y, and slant
+    spread = torch.tensor([0.13, 0.06, 0.06, 0.25])
+    read = same = 0
     for i in range(100):
         styles = styles_of(i % 10)
-        size, x, y, slant = torch.rand(4, generator=rng).tolist()
-        draw(
-            page,
-            strokes_of(styles[i // 10 % len(styles)]),
-            size=0.28 + 0.13 * size,
-            x=0.47 + 0.06 * x,
-            y=0.47 + 0.06 * y,
-            slant=0.25 * slant,
-        )
+        strokes = strokes_of(styles[i // 10 % len(styles)])
+        draw(page, strokes, *(least + spread * torch.rand(4, generator=rng)).tolist())
         answer = read_digit(page)
         Image.fromarray(picture_of(page, "draw")).save(tmp_path / "digit.png")
         image = read_own_digit(str(tmp_path / "digit.png"))
         theirs = logits_of(model, dl_utils.normalize(image[None])[0]).argmax().item()
-        read.append(answer == i % 10)
-        same.append(answer == theirs)
+        read += answer == i % 10
+        same += answer == theirs
         page.click("#clear")
-    assert sum(read) >= 90
-    assert sum(same) >= 95
+    assert read >= 90
+    assert same >= 95
 
 
-def test_a_finger_points_and_draws_without_scrolling(visit, write):
-    page = visit(write()[0], width=400, has_touch=True, is_mobile=True)
+def test_a_finger_points_and_draws_without_scrolling(visit, path):
+    page = visit(path, width=400, has_touch=True, is_mobile=True)
     page.locator(".neuron").nth(5).tap()
     playwright.expect(page.locator("#question")).to_have_text("Neuron 5")
     page.evaluate("scrollTo(0, 0)")
     sheet = page.locator("#draw").bounding_box()
     fingers = page.context.new_cdp_session(page)
     x = sheet["x"] + sheet["width"] / 2
-
-    def touch(kind, *points):
-        event = {"type": kind, "touchPoints": [{"x": x, "y": y} for y in points]}
+    for step, kind in enumerate(["Start", "Move", "Move", "Move", "End"]):
+        y = sheet["y"] + (0.2 + 0.2 * step) * sheet["height"]
+        points = [{"x": x, "y": y}] if kind != "End" else []
+        event = {"type": f"touch{kind}", "touchPoints": points}
         fingers.send("Input.dispatchTouchEvent", event)
-
-    for share in (0.2, 0.4, 0.6, 0.8):
-        y = sheet["y"] + share * sheet["height"]
-        touch("touchStart" if share == 0.2 else "touchMove", y)
-    touch("touchEnd")
     assert page.evaluate("scrollY") == 0
     ink = page.evaluate("image")
     assert [y for y, row in enumerate(ink) if max(row)] == list(range(4, 24))
 
 
-def test_the_image_is_made_like_those_of_mnist(visit, write):
-    page = visit(write()[0])
+def test_the_image_is_made_like_those_of_mnist(page):
     draw(page, strokes_of("50,0 20,100 95,100"), size=0.2, x=0.3, y=0.7)
     ink = torch.tensor(page.evaluate("image"))
     rows, columns = ink.nonzero(as_tuple=True)
@@ -228,20 +194,17 @@ def test_the_image_is_made_like_those_of_mnist(visit, write):
     for mass in (ink.sum(0), ink.sum(1)):
         assert np.average(range(28), weights=mass) == pytest.approx(14, abs=0.51)
     shares = page.evaluate("softmax(result.logits)")
-    first, second = np.argsort(shares)[:-3:-1]
-    answer = f"{first} ({100 * shares[first]:.1f}%)"
-    assert page.inner_text("#prediction") == answer
-    assert page.text_content("#spoken") == f"It reads {answer}"  # to a screen reader
-    assert page.inner_text("#note") == (
-        f"Second guess: {second} ({100 * shares[second]:.1f}%)."
-    )
+    likeliest = np.argsort(shares)[::-1]
+    first, second = (f"{i} ({100 * shares[i]:.1f}%)" for i in likeliest[:2])
+    assert page.inner_text("#prediction") == first
+    assert page.text_content("#spoken") == f"It reads {first}"  # to a screen reader
+    assert page.inner_text("#note") == f"Second guess: {second}."
     page.click("#clear")
     draw_digit(page, 4, size=0.1)
     assert "Draw larger" in page.inner_text("#note")
 
 
-def test_undo_takes_back_strokes_digits_and_clear(visit, write):
-    page = visit(write()[0])
+def test_undo_takes_back_strokes_digits_and_clear(page):
     draw_digit(page, 4)
     both = page.inner_text("#prediction"), page.inner_text("#meaning")
     page.click("#first button >> nth=0")
@@ -255,39 +218,33 @@ def test_undo_takes_back_strokes_digits_and_clear(visit, write):
     assert (page.inner_text("#prediction"), page.inner_text("#meaning")) == both
 
 
-def test_test_digits_are_seen_as_they_are_and_can_be_drawn_on(visit, write, digits):
-    path, model = write()
-    page = visit(path)
-    images, labels = digits
+def test_test_digits_are_seen_as_they_are_and_can_be_drawn_on(page, model):
+    images, labels = make_set(1).tensors
     with torch.inference_mode():
         shares = model(images).softmax(dim=1)
     confidences, answers = shares.max(dim=1)
     wrong = (answers != labels).nonzero().flatten()
     surest = wrong[confidences[wrong].argsort(descending=True)[:10]].tolist()
-    names = page.locator("#first button, #mistakes button").evaluate_all(
-        "buttons => buttons.map((button) => button.ariaLabel)"
-    )
-    tests = [f"Test: {labels[i]}, taken for {answers[i]}" for i in range(10)]
-    mistakes = [
-        f"{labels[i]} \u2192 {answers[i]} Test: {labels[i]}, taken for {answers[i]}"
-        for i in surest
-    ]
-    assert names == tests + mistakes
+    buttons = page.locator("#first button, #mistakes button")
+    names = buttons.evaluate_all("all => all.map((button) => button.ariaLabel)")
+    pairs = list(zip(labels, answers, strict=True))
+    tests = [f"Test: {label}, taken for {answer}" for label, answer in pairs]
+    mistakes = [f"{labels[i]} \u2192 {answers[i]} {tests[i]}" for i in surest]
+    assert names == tests[:10] + mistakes
 
-    for place, i in enumerate([0, 1, 2, 3, surest[0]]):
-        page.click(f"#{'first' if place < 4 else 'mistakes'} button >> nth={place % 4}")
-        right = (
-            "right. Draw on it" if answers[i] == labels[i] else "wrong. Can you mend"
-        )
-        assert page.inner_text("#note").startswith(f"Labelled {labels[i]}: {right}")
-    page.click("#first button >> nth=3")
+    for place, i in enumerate([*range(10), surest[0]]):
+        buttons.nth(place).click()
+        right = answers[i] == labels[i]
+        remark = "right. Draw on it" if right else "wrong. Can you mend"
+        assert page.inner_text("#note").startswith(f"Labelled {labels[i]}: {remark}")
+    buttons.nth(3).click()
     image = torch.tensor(page.evaluate("image"))
     torch.testing.assert_close(dl_utils.normalize(image[None].byte())[0], images[3])
     assert (colours_of(page, "seen") == image.flatten()[:, None]).all()
     assert read_digit(page) == answers[3]
     for digit, share in enumerate(shares[3].tolist()):
         bar = page.locator("#digits button").nth(digit)
-        assert bar.inner_text().split() == [str(digit), percent(share)]
+        assert bar.inner_text().split() == [str(digit), f"{100 * share:.1f}%"]
         assert ("best" in bar.get_attribute("class")) == (digit == answers[3])
         width = float(bar.locator("i").get_attribute("style")[7:-2])  # "width: 12%;"
         assert width == pytest.approx(100 * share, abs=0.01)
@@ -297,20 +254,15 @@ def test_test_digits_are_seen_as_they_are_and_can_be_drawn_on(visit, write, digi
     assert (drawn[:8] == image[:8]).all()
 
 
-# ------------------------------------------------------------------------------
-# It computes what PyTorch computes, and shows it
-# ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("hidden_size", [2, 1000])
-def test_logits_are_those_of_pytorch(visit, write, digits, hidden_size):
-    path, model = write(hidden_size)
-    page = visit(path)
-    pixels = digits[0][:100].flatten(1).tolist()
+@pytest.mark.parametrize("model", [2, 1000], indirect=True)
+def test_logits_are_those_of_pytorch(page, model):
+    images = make_set(1).tensors[0][:100]
+    pixels = images.flatten(1).tolist()
     ours = torch.tensor(page.evaluate("a => a.map(network.logits)", pixels))
     with torch.inference_mode():
-        assert (ours - model(digits[0][:100])).abs().max() < 0.001
+        assert (ours - model(images)).abs().max() < 0.001
     assert re.search(r"agrees with PyTorch to 0\.0000\d+\.", page.inner_text("#proof"))
+    hidden_size = model.fc1.out_features
     shown = min(hidden_size, 128)
     assert page.locator(".neuron").count() == shown
     note = page.inner_text("#layer")
@@ -320,8 +272,7 @@ def test_logits_are_those_of_pytorch(visit, write, digits, hidden_size):
     assert f"{parameters:,} learned numbers" in page.inner_text("#about")
 
 
-def test_a_changed_network_is_not_passed_off_as_the_learners(visit, lesson, tmp_path):
-    model = lesson.SimpleNN().eval()
+def test_a_changed_network_is_not_passed_off_as_the_learners(visit, model, tmp_path):
     model.relu = torch.nn.Tanh()
     page = visit(write_page(tmp_path / "page.html", model))
     assert "differs from PyTorch" in page.inner_text("#proof")
@@ -335,7 +286,6 @@ def assert_voices(page, values):
         " parseFloat(bar.querySelector('i').style.width)])"
     )
     most = max(map(abs, values.values()))
-    assert len(bars) == len(values)
     for (kind, name, text, width), (expected, value) in zip(
         bars, values.items(), strict=True
     ):
@@ -345,11 +295,9 @@ def assert_voices(page, values):
         assert width == pytest.approx(50 * abs(value) / most, abs=0.01)
 
 
-def test_the_sums_on_the_page_add_up(visit, write, digits):
-    path, model = write()
-    page = visit(path)
+def test_the_sums_on_the_page_add_up(page, model):
     page.click("#first button >> nth=0")
-    image = digits[0][0]
+    image = make_set(1).tensors[0][0]
     logits = logits_of(model, image).tolist()
     with torch.inference_mode():
         sums = model.fc1(image.flatten())
@@ -390,13 +338,11 @@ def test_the_sums_on_the_page_add_up(visit, write, digits):
     total("Lead of 4 over 9", logits[4] - logits[9])
     likelier = 4 if logits[4] > logits[9] else 9
     times = np.exp(abs(logits[4] - logits[9]))
-    assert f"So {likelier} comes out {float(f'{times:.2g}'):g} times as likely" in (
-        page.inner_text("#meaning")
-    )
+    lead = f"So {likelier} comes out {float(f'{times:.2g}'):g} times as likely"
+    assert lead in page.inner_text("#meaning")
 
-    assert page.inner_text("#layer").startswith(
-        f"{(sums > 0).sum()} of its 128 neurons"
-    )
+    lit = f"{(sums > 0).sum()} of its 128 neurons"
+    assert page.inner_text("#layer").startswith(lit)
     lamps = page.locator(".neuron i").evaluate_all(
         "lamps => lamps.map((lamp) => Number(lamp.style.opacity))"
     )
@@ -413,27 +359,23 @@ def test_the_sums_on_the_page_add_up(visit, write, digits):
         assert_voices(page, dict(enumerate(weights[:, neuron].tolist())))
 
 
-def test_pointing_shows_and_pressing_keeps(visit, write):
-    page = visit(write()[0])
+def test_pointing_shows_and_pressing_keeps(page):
     draw_digit(page, 4)
-    question = page.locator("#question")
-    answer = question.inner_text()
-    page.hover(".neuron >> nth=7")
-    assert question.inner_text() == "Neuron 7"
-    page.hover("h1")
-    assert question.inner_text() == answer
-    page.click(".neuron >> nth=7")
-    page.hover("#digits button >> nth=2")
-    assert question.inner_text() == "Why 2?"
-    page.hover("h1")
-    assert question.inner_text() == "Neuron 7"
-    page.click(".neuron >> nth=7")
-    page.hover("h1")
-    assert question.inner_text() == answer
+    answer = page.inner_text("#question")
+    for point, target, question in (
+        (page.hover, ".neuron >> nth=7", "Neuron 7"),
+        (page.hover, "h1", answer),
+        (page.click, ".neuron >> nth=7", "Neuron 7"),
+        (page.hover, "#digits button >> nth=2", "Why 2?"),
+        (page.hover, "h1", "Neuron 7"),
+        (page.click, ".neuron >> nth=7", answer),
+        (page.hover, "h1", answer),
+    ):
+        point(target)
+        assert page.inner_text("#question") == question
 
 
-def test_the_keyboard_reaches_everything(visit, write):
-    page = visit(write()[0])
+def test_the_keyboard_reaches_everything(page):
     focused = "document.activeElement.id || document.activeElement.parentNode.id"
     stops = []
     while "mistakes" not in stops:
@@ -453,11 +395,6 @@ def test_the_keyboard_reaches_everything(visit, write):
     assert page.evaluate(outline) == "solid"
 
 
-# ------------------------------------------------------------------------------
-# It can be taught
-# ------------------------------------------------------------------------------
-
-
 def sgd(model, images, labels, rate):
     """Make one step in PyTorch; return the loss before it."""
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
@@ -468,10 +405,8 @@ def sgd(model, images, labels, rate):
     return loss.item()
 
 
-def test_steps_are_those_of_pytorch(visit, write, digits):
-    path, model = write()
-    page = visit(path)
-    images, labels = digits
+def test_steps_are_those_of_pytorch(page, model):
+    images, labels = make_set(1).tensors
     pixels = images.flatten(1).tolist()
     for i in range(10):
         example = [pixels[i], labels[i].item(), 0.05]
@@ -482,18 +417,13 @@ def test_steps_are_those_of_pytorch(visit, write, digits):
     batch = [{"pixels": image, "label": label} for image, label in batch]
     ours = page.evaluate("batch => train(batch, 0.05).loss", batch)
     assert ours == pytest.approx(sgd(model, images[:17], labels[:17], 0.05), abs=1e-5)
-    for name in ("fc1", "fc2"):
-        layer = getattr(model, name)
-        weight = torch.tensor(page.evaluate(f"{name}.weight.map(row => [...row])"))
-        bias = torch.tensor(page.evaluate(f"[...{name}.bias]"))
-        assert (weight - layer.weight).abs().max() < 1e-5
-        assert (bias - layer.bias).abs().max() < 1e-5
+    for name, parameter in model.named_parameters():
+        rows = f"[...{name}].map((row) => (row.length ? [...row] : row))"  # or numbers
+        assert (torch.tensor(page.evaluate(rows)) - parameter).abs().max() < 1e-5
 
 
-def test_a_drawing_is_taught_and_the_network_put_back(visit, write, digits):
-    path, model = write()
-    page = visit(path)
-    images, labels = digits
+def test_a_drawing_is_taught_and_the_network_put_back(page, model):
+    images, labels = make_set(1).tensors
 
     def right():
         with torch.inference_mode():
@@ -556,12 +486,11 @@ def keep(page, drawn, label, **hand):
 
 
 def save(page):
-    """Return the path of the saved sheet and its cells that are not empty."""
+    """Return the saved sheet, a file to open, and its cells that are not empty."""
     with page.expect_download() as download:
         page.click("#save")
-    assert download.value.suggested_filename == "my_digits.png"
-    path = download.value.path().with_suffix(".png")
-    shutil.copy(download.value.path(), path)
+    path, name = download.value.path(), download.value.suggested_filename
+    assert name == "my_digits.png"
     with Image.open(path) as picture:
         rgba = np.asarray(picture.convert("RGBA"))
     assert (rgba[..., 3] == 255).all() and (rgba[..., :1] == rgba[..., :3]).all()
@@ -569,22 +498,20 @@ def save(page):
     cells = rgba[..., 0].reshape(-1, 28, 10, 28).swapaxes(1, 2)
     full = cells.max(axis=(2, 3)) > 64
     assert not cells[~full].any()
-    return path, {
-        tuple(place): cells[tuple(place)].tolist() for place in np.argwhere(full)
-    }
+    file = {"name": name, "mimeType": "image/png", "buffer": path.read_bytes()}
+    return file, {(y, x): cells[y, x].tolist() for y, x in np.argwhere(full)}
 
 
-def test_what_is_kept_is_saved_opened_removed_and_taught(visit, write):
-    page = visit(write()[0])
+def test_what_is_kept_is_saved_opened_removed_and_taught(page, visit, path):
     images = [keep(page, 4, 9), keep(page, 1, 1), keep(page, 4, 9, slant=0.3)]
-    path, cells = save(page)
+    file, cells = save(page)
     places = [(0, 9), (0, 1), (1, 9)]
     assert cells == dict(zip(places, images, strict=True))
 
-    page = visit(write()[0])
+    page = visit(path)
     shelf = playwright.expect(page.locator("#shelf"))
     for added in (3, 0):
-        page.set_input_files("#open", path)
+        page.set_input_files("#open", file)
         shelf.to_contain_text(f"{added} opened. 3 kept")
     page.click("#cells button >> nth=1")  # the first 9
     assert page.evaluate("image") == images[0]
@@ -602,8 +529,8 @@ def test_what_is_kept_is_saved_opened_removed_and_taught(visit, write):
     assert page.locator("#cells button").count() == 3
 
 
-def test_other_files_are_refused(visit, write, tmp_path):
-    page = visit(write()[0])
+def test_other_files_are_refused(page, tmp_path):
+    shelf = playwright.expect(page.locator("#shelf"))
     for name, size, colour, complaint in (
         ("wide.png", (281, 28), "black", "281 x 28 pixels"),
         ("torn.png", (280, 30), "black", "280 x 30 pixels"),
@@ -617,12 +544,10 @@ def test_other_files_are_refused(visit, write, tmp_path):
         if size:
             Image.new("RGBA", size, colour).save(tmp_path / name)
         page.set_input_files("#open", tmp_path / name)
-        shelf = playwright.expect(page.locator("#shelf"))
         shelf.to_have_text(re.compile(f"{name} is not opened: .*{complaint}"))
 
 
-def test_leaving_with_unsaved_examples_asks_first(browser, write):
-    path, _ = write()
+def test_leaving_with_unsaved_examples_asks_first(browser, path):
     for saved in (True, False):
         page, asked = browser.new_page(), []
         page.on("dialog", lambda dialog, to=asked: to.append(1) or dialog.accept())
@@ -668,9 +593,10 @@ FAULTS = """() => {
 }"""
 
 
+@pytest.mark.parametrize("model", [1000], indirect=True)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_clipped_or_pale(visit, write, scheme):
-    page = visit(write(1000)[0], color_scheme=scheme)
+def test_nothing_is_clipped_or_pale(visit, path, scheme):
+    page = visit(path, color_scheme=scheme)
 
     def assert_no_faults():
         for width in (400, 800, 1200):
@@ -691,8 +617,7 @@ def test_nothing_is_clipped_or_pale(visit, write, scheme):
     assert "scrolls sideways" not in page.evaluate(FAULTS)
 
 
-def test_the_answer_is_in_view_while_one_draws(visit, write):
-    page = visit(write()[0])
+def test_the_answer_is_in_view_while_one_draws(page):
     for width, height in ((390, 660), (683, 640), (844, 340), (1024, 640), (1200, 800)):
         page.set_viewport_size({"width": width, "height": height})
         for part in ("#draw", "#prediction", "#digits"):
@@ -700,8 +625,8 @@ def test_the_answer_is_in_view_while_one_draws(visit, write):
             assert box["y"] >= 0 and box["y"] + box["height"] <= height, (part, width)
 
 
-def test_bars_stay_visible_in_high_contrast_and_in_print(visit, write):
-    page = visit(write()[0], color_scheme="dark")
+def test_bars_stay_visible_in_high_contrast_and_in_print(visit, path):
+    page = visit(path, color_scheme="dark")
     page.click("#first button >> nth=0")
 
     def style(part, name):
@@ -715,9 +640,9 @@ def test_bars_stay_visible_in_high_contrast_and_in_print(visit, write):
     assert style(".best i", "printColorAdjust") == "exact"
 
 
-def test_it_allows_no_request_and_no_name_breaks_out(visit, write, tmp_path):
+def test_it_allows_no_request_and_no_name_breaks_out(visit, model, tmp_path):
     name = "</script><script>alert()</script> @@DATA@@ '\"&"
-    page = visit(write_page(tmp_path / "page.html", write()[1], name))
+    page = visit(write_page(tmp_path / "page.html", model, name))
     assert name in page.text_content("#about")
     assert page.locator("script").count() == 8  # seven parts, and the data
     policy = page.get_attribute("meta[http-equiv]", "content")
@@ -732,35 +657,28 @@ def test_it_is_small_and_names_the_authors_of_its_digits(lessons_on_mnist):
     assert "Yann LeCun" in page.read_text(encoding="utf-8")
 
 
-def test_without_javascript_it_says_what_it_needs(browser, write):
+def test_without_javascript_it_says_what_it_needs(browser, path):
     page = browser.new_page(java_script_enabled=False)
-    page.goto(write()[0].as_uri())
+    page.goto(path.as_uri())
     assert "needs JavaScript" in page.inner_text("#proof")
     assert not page.is_visible("#draw")
     page.close()
 
 
-def test_a_page_that_cannot_be_written_is_explained(write, tmp_path):
+def test_a_page_that_cannot_be_written_is_explained(model, tmp_path):
     (tmp_path / "page.html").mkdir()
     with pytest.raises(UserError, match=r"page\.html cannot be written"):
-        write_page(tmp_path / "page.html", write()[1])
+        write_page(tmp_path / "page.html", model)
 
 
-def draw_picture(weights_path, picture_path):
-    lesson = load_script("04_load_model.py")
-    model = lesson.load_model(weights_path, 128, "cpu")
-    train_loader, _, test_loader = dl_utils.load_mnist_data()
-    page_path = Path(picture_path).resolve().with_suffix(".html")
-    sets = (train_loader.dataset, test_loader.dataset)
-    write_network_page(page_path, model, (model.fc1, model.fc2), *sets)
+def draw_picture(page_path, picture_path):
     with contextlib.contextmanager(conftest.browser.__wrapped__)() as chromium:
         page = chromium.new_page(viewport={"width": 1200, "height": 1000})
-        page.goto(page_path.as_uri())
+        page.goto(Path(page_path).resolve().as_uri())
         draw_digit(page, 4)
         page.select_option("#rival", "9")
         page.mouse.move(0, 0)
         page.screenshot(path=picture_path, full_page=True)
-    page_path.unlink()
 
 
 if __name__ == "__main__":
