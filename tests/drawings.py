@@ -118,10 +118,8 @@ def what_a_network_is() -> Figure:
     connect(small, 0, fc1, 0.27, gap=32)
     connect(small, 1, fc2, 0.33, gap=22)
     neurons(small, 0, "3 pixels", list(map(number, pixels.tolist())), "#eeeeee")
-    bends = [
-        f"{number(total)} {ARROW} {number(value)}"
-        for total, value in zip(sums.tolist(), hidden.tolist(), strict=True)
-    ]
+    pairs = zip(sums.tolist(), hidden.tolist(), strict=True)
+    bends = [f"{number(total)} {ARROW} {number(value)}" for total, value in pairs]
     neurons(small, 1, f"2 hidden neurons\n(sum {ARROW} ReLU)", bends, "#ffe9a8")
     neurons(small, 2, "2 scores", list(map(number, scores.tolist())), "#d5ead5")
     for y, answer in zip(column(2), ["for 0", "for 1"], strict=True):
@@ -260,8 +258,7 @@ def fitted_line() -> Figure:
     conftest.run_main(lesson, cwd=".", data_dir=".")
 
     model, x, y, before = seen[0]
-    after = model(x).detach().cpu()
-    x, y, before = x.cpu(), y.cpu(), before.cpu()
+    x, y, before, after = (part.detach().cpu() for part in (x, y, before, model(x)))
     slope, intercept = model.weight.item(), model.bias.item()
     figure = new_figure(4.6)
     ax = figure.subplots()
@@ -430,7 +427,6 @@ def what_the_bend_does() -> Figure:
     distances = torch.where(labels == 1, 0.6 * distances, 0.8 + 0.4 * distances)
     points = distances[:, None] * torch.stack([angles.cos(), angles.sin()], dim=1)
     line = torch.linspace(-1.4, 1.4, 281)
-    everywhere = torch.cartesian_prod(line, line)
 
     title = "Two layers, six hidden neurons: what do they call inside (yellow)?"
     figure = new_figure(4, title)
@@ -445,7 +441,7 @@ def what_the_bend_does() -> Figure:
             optimizer.step()
         with torch.no_grad():
             right = (model(points).argmax(dim=1) == labels).float().mean().item()
-            outside, inside = model(everywhere).T
+            outside, inside = model(torch.cartesian_prod(line, line)).T
         lead = (inside - outside).reshape(281, 281).T
         ax.contourf(line, line, lead, levels=[0, torch.inf], colors="#ffe9a8")
         ax.contour(line, line, lead, levels=[0], colors="black", linewidths=2)

@@ -30,8 +30,6 @@ VERDICTS = {
     "severe overfitting": "--train-samples 5000 --epochs 60 --wrong-labels 0.2",
     "learning rate too high": "--learning-rate 0.1",
 }
-
-
 TRAIN = "03_train_mnist.py --dataset mnist "
 # What the lessons call their pictures, where images/ has another name for them.
 FILE_NAMES = {
