@@ -27,15 +27,13 @@ WIDTH = 6.4  # inches, 120 pixels each
 
 TIMES, MINUS = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}"
 ARROW = "\N{RIGHTWARDS ARROW}"
+MIDDLE = {"ha": "center", "va": "center"}
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#000000")
 
 
 def run_lesson(command: str, folder: str, check: bool = True) -> None:
-    """Run a lesson, such as "03_train_mnist.py --epochs 3", in a folder.
-
-    check: whether it must succeed.
-    """
+    """Run a lesson, such as "03_train_mnist.py --epochs 3"; check: it must succeed."""
     script, *flags = shlex.split(command)
     process = conftest.run_python(
         conftest.ROOT / script, *flags, cwd=folder, data_dir=conftest.REAL_DATA_DIR
@@ -56,18 +54,13 @@ def number(value: float) -> str:
     return f"{value:.1f}".replace("-", MINUS)
 
 
-# ------------------------------------------------------------------------------
-# What a network is
-# ------------------------------------------------------------------------------
-
-
 def column(count: int) -> np.ndarray:
     """Return the heights, 1 down to 0, of so many neurons below each other."""
     return 1 - (np.arange(count) + 0.5) / count
 
 
 def connect(ax: Axes, x: float, layer: nn.Linear, label_at: float, gap: int) -> None:
-    """Draw an arrow from x to x + 1 for every weight of a layer.
+    """Draw an arrow from x to x + 1 for every weight of a layer, and its two biases.
 
     label_at: where on its arrow, 0 to 1, each weight is written; gap: points between
     the arrow's head and the middle of the neuron.
@@ -80,23 +73,18 @@ def connect(ax: Axes, x: float, layer: nn.Linear, label_at: float, gap: int) -> 
             ax.annotate("", (x + 1, end), (x, start), arrowprops=line)
             place = (x + label_at, start + label_at * (end - start))
             box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-            text = TIMES + number(weight)
-            ax.text(*place, text, color=color, ha="center", va="center", bbox=box)
+            ax.text(*place, TIMES + number(weight), **MIDDLE, color=color, bbox=box)
+    for y, bias in zip((0.91, 0.09), layer.bias.tolist(), strict=True):
+        sign = "+" if bias > 0 else ""
+        ax.text(x + 1, y, f"bias {sign}{number(bias)}", **MIDDLE)
 
 
 def neurons(ax: Axes, x: float, title: str, texts: list[str], color: str) -> None:
     """Draw a layer: a rounded box with a text for each neuron, and a title above."""
-    ax.text(x, 1.14, title, ha="center", va="center", size=11, weight="bold")
+    ax.text(x, 1.14, title, **MIDDLE, size=11, weight="bold")
     box = {"boxstyle": "round,pad=0.5", "facecolor": color, "edgecolor": "black"}
     for y, text in zip(column(len(texts)), texts, strict=True):
-        ax.text(x, y, text, ha="center", va="center", size=11, bbox=box)
-
-
-def biases(ax: Axes, x: float, layer: nn.Linear) -> None:
-    """Write the biases of two neurons: above the upper, below the lower."""
-    for y, bias in zip((0.91, 0.09), layer.bias.tolist(), strict=True):
-        text = f"bias {'+' if bias > 0 else ''}{number(bias)}"
-        ax.text(x, y, text, ha="center", va="center")
+        ax.text(x, y, text, **MIDDLE, size=11, bbox=box)
 
 
 def weighted_sum(inputs: torch.Tensor, layer: nn.Linear, j: int) -> str:
@@ -121,22 +109,17 @@ def what_a_network_is() -> Figure:
         hidden = torch.relu(sums)
         scores = fc2(hidden)
 
-    figure = new_figure(
-        7.6, "A network weighs, adds up, bends, and weighs again", size=13
-    )
+    title = "A network weighs, adds up, bends, and weighs again"
+    figure = new_figure(7.6, title, size=13)
     small, text, large = figure.subplots(3, 1, height_ratios=[8, 3.6, 4])
     for ax in (small, text, large):
         ax.axis("off")
     small.set(xlim=(-0.25, 2.5), ylim=(0, 1.2))
     connect(small, 0, fc1, 0.27, gap=32)
     connect(small, 1, fc2, 0.33, gap=22)
-    biases(small, 1, fc1)
-    biases(small, 2, fc2)
     neurons(small, 0, "3 pixels", list(map(number, pixels.tolist())), "#eeeeee")
-    bends = [
-        f"{number(total)} {ARROW} {number(value)}"
-        for total, value in zip(sums.tolist(), hidden.tolist(), strict=True)
-    ]
+    pairs = zip(sums.tolist(), hidden.tolist(), strict=True)
+    bends = [f"{number(total)} {ARROW} {number(value)}" for total, value in pairs]
     neurons(small, 1, f"2 hidden neurons\n(sum {ARROW} ReLU)", bends, "#ffe9a8")
     neurons(small, 2, "2 scores", list(map(number, scores.tolist())), "#d5ead5")
     for y, answer in zip(column(2), ["for 0", "for 1"], strict=True):
@@ -153,37 +136,24 @@ def what_a_network_is() -> Figure:
             text.text(x, y, part, va="center")
 
     # A few neurons stand for all of them.
-    sizes, drawn = (784, 128, 10), (12, 9, 10)
+    sizes, drawn = (784, 128, 10), list(map(column, (12, 9, 10)))
     count = sum((a + 1) * b for a, b in itertools.pairwise(sizes))
     large.set(xlim=(-0.25, 2.5))
     title = f"Lesson 3: the same with {count:,} weights and biases (a few are drawn)"
     large.set_title(title, size=11)
-    for x, (a, b) in enumerate(itertools.pairwise(drawn)):
-        for start, end in itertools.product(column(a), column(b)):
-            large.plot([x, x + 1], [start, end], color="0.8", linewidth=0.6)
-    looks = (
-        ("#bbbbbb", "pixels"),
-        ("#e69f00", "hidden neurons"),
-        ("#66a866", "scores"),
-    )
-    for x, (color, name) in enumerate(looks):
-        ys = column(drawn[x])
-        large.scatter([x] * len(ys), ys, 24, color, edgecolors="black", zorder=3)
-        large.text(x, -0.08, f"{sizes[x]} {name}", ha="center", va="center", size=11)
+    for x, columns in enumerate(itertools.pairwise(drawn)):
+        for ends in itertools.product(*columns):
+            large.plot([x, x + 1], ends, color="0.8", linewidth=0.6)
+    looks = {"pixels": "#bbbbbb", "hidden neurons": "#e69f00", "scores": "#66a866"}
+    for x, (size, ys, name) in enumerate(zip(sizes, drawn, looks, strict=True)):
+        large.scatter([x] * len(ys), ys, 24, looks[name], edgecolors="black", zorder=3)
+        large.text(x, -0.08, f"{size} {name}", **MIDDLE, size=11)
     return figure
 
 
-# ------------------------------------------------------------------------------
-# Activations, learning rates, fits
-# ------------------------------------------------------------------------------
-
-
 def relu_and_tanh() -> Figure:
-    figure = new_figure(
-        5.6,
-        "Both bend. For large inputs ReLU keeps its full slope, and Tanh loses it",
-        size=11,
-    )
+    title = "Both bend. For large inputs ReLU keeps its full slope, and Tanh loses it"
+    figure = new_figure(5.6, title, size=11)
     axes = figure.subplots(2, 2, sharex=True, sharey="row")
     for (top, bottom), activation in zip(axes.T, (nn.ReLU(), nn.Tanh()), strict=True):
         for part in (torch.linspace(-4, -0.001, 200), torch.linspace(0.001, 4, 200)):
@@ -208,13 +178,8 @@ def relu_and_tanh() -> Figure:
 
 def learning_rates() -> Figure:
     start, best, steps = -2.0, 1.0, 6
-
-    def loss_of(weight: torch.Tensor) -> torch.Tensor:
-        return (weight - best) ** 2
-
-    figure = new_figure(
-        5.8, "One valley, one start (star): which learning rate arrives?", size=13
-    )
+    title = "One valley, one start (star): which learning rate arrives?"
+    figure = new_figure(5.8, title, size=13)
     *valleys, chart = figure.subplots(2, 2).flat
     rates = (
         (0.03, "too small: it crawls", "tab:orange", "s"),
@@ -227,13 +192,13 @@ def learning_rates() -> Figure:
         weights, losses = [], []
         for _ in range(steps + 1):
             optimizer.zero_grad()
-            loss = loss_of(weight)
+            loss = (weight - best) ** 2
             loss.backward()
             weights.append(weight.item())
             losses.append(loss.item())
             optimizer.step()
         ground = torch.linspace(-4, 6, 200)
-        ax.plot(ground, loss_of(ground), color="0.6")
+        ax.plot(ground, (ground - best) ** 2, color="0.6")
         style = {"color": color, "marker": marker}
         ax.plot(weights, losses, **style, lw=1)
         ax.plot(weights[0], losses[0], "k*", ms=13, zorder=3)
@@ -248,23 +213,17 @@ def learning_rates() -> Figure:
 
 def three_fits() -> Figure:
     generator = np.random.default_rng(9)
-
-    def measure(x: np.ndarray) -> np.ndarray:
-        """Return y for each x: a wave, and noise."""
-        return np.sin(3 * x) + generator.normal(0, 0.2, len(x))
-
     x = np.linspace(-1, 1, 12)
-    y = measure(x)
+    y = np.sin(3 * x) + generator.normal(0, 0.2, 12)  # a wave, and noise
     new_x = generator.uniform(-1, 1, 12)
-    new_y = measure(new_x)
+    new_y = np.sin(3 * new_x) + generator.normal(0, 0.2, 12)
     parts = (
         ("to learn from", x, y, {"color": "tab:blue", "marker": "o"}),
         ("new", new_x, new_y, {"color": "tab:red", "marker": "D", "mfc": "white"}),
     )
 
-    figure = new_figure(
-        6, "The wild curve meets every blue point, and misses the new ones"
-    )
+    title = "The wild curve meets every blue point, and misses the new ones"
+    figure = new_figure(6, title)
     *panels, chart = figure.subplots(2, 2).flat
     names = ("Line:\nunderfitting", "Curve:\ngood fit", "Wild curve:\noverfitting")
     everywhere = np.linspace(-1, 1, 500)
@@ -281,9 +240,8 @@ def three_fits() -> Figure:
     panels[0].legend(loc="upper left")
     chart.margins(y=0.12)
     chart.set_xticks(range(3), names)
-    chart.set(
-        ylabel="Mean distance from the curve", title="Which holds for new points?"
-    )
+    chart.set_title("Which holds for new points?")
+    chart.set_ylabel("Mean distance from the curve")
     return figure
 
 
@@ -300,24 +258,18 @@ def fitted_line() -> Figure:
     conftest.run_main(lesson, cwd=".", data_dir=".")
 
     model, x, y, before = seen[0]
-    after = model(x).detach().cpu()
-    x, y, before = x.cpu(), y.cpu(), before.cpu()
+    x, y, before, after = (part.detach().cpu() for part in (x, y, before, model(x)))
     slope, intercept = model.weight.item(), model.bias.item()
     figure = new_figure(4.6)
     ax = figure.subplots()
     ax.plot(x, y, ".", color="0.5", label="100 points near y = 2x + 1")
     ax.plot(x, before, "--", color="tab:red", lw=2.5, label="before training")
     ax.plot(x, after, color="tab:blue", lw=2.5, label=f"after {len(seen)} steps")
-    ax.set(xlabel="x", ylabel="y")
-    ax.set_title(f"Training found the line: y = {slope:.3f}x + {intercept:.3f}")
+    title = f"Training found the line: y = {slope:.3f}x + {intercept:.3f}"
+    ax.set(xlabel="x", ylabel="y", title=title)
     ax.grid(alpha=0.3)
     ax.legend()
     return figure
-
-
-# ------------------------------------------------------------------------------
-# Sound
-# ------------------------------------------------------------------------------
 
 
 def speaker_embeddings() -> Figure:
@@ -348,12 +300,11 @@ def speaker_embeddings() -> Figure:
         ax.scatter(*points[labels == i].T, 38, **style, label=voice)
     ax.set_xlabel(f"First direction ({shares[0]:.0f}% of the variance)")
     ax.set_ylabel(f"Second direction ({shares[1]:.0f}%)")
-    ax.set_title(
-        "Recordings of one voice lie together. The most similar one is of\n"
-        f"the same voice: {same[0]:.0f}% by all 128 hidden numbers, {same[1]:.0f}% by "
-        "these two",
-        size=11,
+    title = (
+        "Recordings of one voice lie together. The most similar one is of\nthe same "
+        f"voice: {same[0]:.0f}% by all 128 hidden numbers, {same[1]:.0f}% by these two"
     )
+    ax.set_title(title, size=11)
     figure.legend(loc="outside lower center", ncols=6, columnspacing=1, handletextpad=0)
     return figure
 
@@ -370,14 +321,15 @@ def spectrogram() -> Figure:
     spectrum = torch.stft(samples, window, 20, window=hann, return_complex=True)
     power = spectrum.abs().square()
     decibels = 10 * torch.log10(power / power.max() + 1e-9)
+    time = torch.arange(length) / rate
 
     figure = new_figure(8, 'The word "six", spoken by theo, becomes an image', size=13)
     wave, fine, coarse = figure.subplots(3, 1, sharex=True, height_ratios=[2, 3, 4])
-    wave.plot(torch.arange(length) / rate, samples, color="tab:blue", linewidth=0.6)
+    wave.plot(time, samples, color="tab:blue", linewidth=0.6)
     wave.set_title(f"The wave: {length:,} numbers in one second")
     wave.set(ylabel="Air pressure\n(1: full scale)", ylim=(-0.035, 0.05))
-    for time, letter in ((0.33, "s"), (0.43, "i"), (0.56, "k"), (0.66, "s")):
-        wave.text(time, 0.036, letter, ha="center", size=13, weight="bold")
+    for x, letter in ((0.33, "s"), (0.43, "i"), (0.56, "k"), (0.66, "s")):
+        wave.text(x, 0.036, letter, ha="center", size=13, weight="bold")
     style = {"cmap": "gray_r", "aspect": "auto"}
     place = {"extent": (0, length / rate, 0, rate / 2), "origin": "lower"}
     fine.imshow(decibels, vmin=-sound.RANGE, **place, **style)
@@ -391,19 +343,12 @@ def spectrogram() -> Figure:
     coarse.imshow(image, extent=extent, **style)
     # The rows: where does a tone of this frequency light up?
     frequencies = (100, 250, 500, 1000, 2000, 3500)
-    time = torch.arange(length) / rate
     tones = (torch.sin(2 * torch.pi * f * time) for f in frequencies)
     rows = [sound.to_image(tone).sum(dim=1).argmax().item() for tone in tones]
     coarse.set_yticks(rows, frequencies)
     title = f"What the network gets: {size} x {size} numbers, like an MNIST digit"
-    coarse.set_title(title)
-    coarse.set(ylabel=hertz, xlabel="Time (s)", xlim=(0, length / rate))
+    coarse.set(title=title, ylabel=hertz, xlabel="Time (s)", xlim=(0, length / rate))
     return figure
-
-
-# ------------------------------------------------------------------------------
-# Lesson 6
-# ------------------------------------------------------------------------------
 
 
 def run_lesson_6(folder: str, names: dict, sources: list[str]) -> None:
@@ -414,20 +359,15 @@ def run_lesson_6(folder: str, names: dict, sources: list[str]) -> None:
             exec(compile(source, "06_speak.py", "exec"), names)
 
 
-def train_judges(folder: str) -> None:
-    """Train the networks that listen in lesson 6, as the guide says."""
-    for dataset in ("spoken", "speakers"):
-        run_lesson(f"03_train_mnist.py --dataset {dataset}", folder)
-        Path(folder, "mnist_model.pth").replace(Path(folder, f"{dataset}.pth"))
-
-
 @functools.cache
 def speaking_networks() -> tuple[dict, nn.Module, nn.Module]:
     """Return what 06_speak.py knows after its first step further, and its networks."""
     parts, _ = speaking_blocks()
     names = {}
     with tempfile.TemporaryDirectory() as folder:
-        train_judges(folder)
+        for dataset in ("spoken", "speakers"):  # the networks that listen
+            run_lesson(f"03_train_mnist.py --dataset {dataset}", folder)
+            Path(folder, "mnist_model.pth").replace(Path(folder, f"{dataset}.pth"))
         run_lesson_6(folder, names, parts[:7])
         heard_all = copy.deepcopy(names["model"])
         run_lesson_6(folder, names, parts[7:8])
@@ -450,7 +390,6 @@ def show_words(words: list, titles: list, labels: list, height: float, title: st
     for ax, (spectrogram, seconds), name in zip(axes.flat, words, titles, strict=True):
         extent = (0, seconds, 0, sound.SAMPLE_RATE / 2000)
         ax.imshow(spectrogram, extent=extent, vmax=1, **style)
-        ax.set_facecolor("white")
         ax.set_title(name, size=11)
     axes[0, 0].set_xlim(0, 0.6)
     for ax, label in zip(axes[:, 0], labels, strict=True):
@@ -480,11 +419,6 @@ def six_voices() -> Figure:
     return show_words(shown, names["voices"], ["", ""], 4.6, title)
 
 
-# ------------------------------------------------------------------------------
-# What the bend does
-# ------------------------------------------------------------------------------
-
-
 def what_the_bend_does() -> Figure:
     generator = torch.Generator().manual_seed(0)
     angles = 2 * torch.pi * torch.rand(300, generator=generator)
@@ -493,12 +427,9 @@ def what_the_bend_does() -> Figure:
     distances = torch.where(labels == 1, 0.6 * distances, 0.8 + 0.4 * distances)
     points = distances[:, None] * torch.stack([angles.cos(), angles.sin()], dim=1)
     line = torch.linspace(-1.4, 1.4, 281)
-    everywhere = torch.cartesian_prod(line, line)
 
-    figure = Figure(figsize=(WIDTH, 4), layout="constrained")
-    figure.suptitle(
-        "Two layers, six hidden neurons: what do they call inside (yellow)?"
-    )
+    title = "Two layers, six hidden neurons: what do they call inside (yellow)?"
+    figure = new_figure(4, title)
     axes = figure.subplots(1, 2, sharex=True, sharey=True)
     for ax, bend in zip(axes, (nn.Identity(), nn.ReLU()), strict=True):
         torch.manual_seed(0)
@@ -510,13 +441,12 @@ def what_the_bend_does() -> Figure:
             optimizer.step()
         with torch.no_grad():
             right = (model(points).argmax(dim=1) == labels).float().mean().item()
-            outside, inside = model(everywhere).T
+            outside, inside = model(torch.cartesian_prod(line, line)).T
         lead = (inside - outside).reshape(281, 281).T
         ax.contourf(line, line, lead, levels=[0, torch.inf], colors="#ffe9a8")
         ax.contour(line, line, lead, levels=[0], colors="black", linewidths=2)
-        ax.plot(*points[labels == 0].T, "o", color="tab:blue", ms=4, label="outside")
-        style = {"color": "tab:red", "mfc": "white"}
-        ax.plot(*points[labels == 1].T, "D", **style, ms=4, label="inside")
+        ax.plot(*points[150:].T, "o", c="tab:blue", ms=4, label="outside")
+        ax.plot(*points[:150].T, "D", c="tab:red", mfc="white", ms=4, label="inside")
         name = "With ReLU" if isinstance(bend, nn.ReLU) else "Without a bend"
         ax.set_title(f"{name}: {100 * right:.0f}% right", size=11)
         ax.set(xlabel="Input 1", aspect="equal")

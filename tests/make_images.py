@@ -30,65 +30,47 @@ VERDICTS = {
     "severe overfitting": "--train-samples 5000 --epochs 60 --wrong-labels 0.2",
     "learning rate too high": "--learning-rate 0.1",
 }
-
-
-def file_name(verdict: str) -> str:
-    return verdict.replace(" ", "_")
-
-
 TRAIN = "03_train_mnist.py --dataset mnist "
-HISTORY = "training_history"
-# Lessons to run one after the other in a new folder, and what to take from it: the
-# names in images/, and those that the lessons give.
-JOBS: list[tuple[list[str], dict[str, str]]] = [
+# What the lessons call their pictures, where images/ has another name for them.
+FILE_NAMES = {
+    **{verdict.replace(" ", "_"): "training_history" for verdict in VERDICTS},
+    "spoken_samples": "mnist_samples",
+}
+# Lessons to run one after the other in a new folder, and the pictures to take from it.
+JOBS: list[tuple[list[str], list[str]]] = [
+    (["02_load_mnist.py --dataset mnist"], ["mnist_samples", "mnist_overview"]),
+    (["02_load_mnist.py --dataset spoken"], ["spoken_samples"]),
+    (["05_experiment_architectures.py --dataset mnist"], ["architecture_comparison"]),
     (
-        ["02_load_mnist.py --dataset mnist"],
-        {name: name for name in ("mnist_samples", "mnist_overview")},
+        [TRAIN, "04_load_model.py --dataset mnist"],
+        ["good_fit", "predictions", "confusion_matrix", "what_it_learned"],
     ),
-    (
-        [TRAIN + VERDICTS["good fit"], "04_load_model.py --dataset mnist"],
-        {"good_fit": HISTORY}
-        | {n: n for n in ("predictions", "confusion_matrix", "what_it_learned")},
-    ),
-    (
-        ["05_experiment_architectures.py --dataset mnist"],
-        {"architecture_comparison": "architecture_comparison"},
-    ),
-    (["02_load_mnist.py --dataset spoken"], {"spoken_samples": "mnist_samples"}),
     *(
-        ([TRAIN + flags], {file_name(verdict): HISTORY})
+        ([TRAIN + flags], [verdict.replace(" ", "_")])
         for verdict, flags in VERDICTS.items()
-        if verdict != "good fit"
+        if flags
     ),
 ]
 DRAWINGS = [
-    "what_a_network_is",
-    "relu_and_tanh",
-    "learning_rates",
-    "three_fits",
-    "fitted_line",
-    "speaker_embeddings",
-    "spectrogram",
-    "spoken_words",
-    "six_voices",
-    "what_the_bend_does",
+    name
+    for name, made in vars(drawings).items()
+    if getattr(made, "__annotations__", None) == {"return": drawings.Figure}
 ]
 
 
-def run(commands: list[str], pictures: dict[str, str], wanted: set[str]) -> None:
+def run(commands: list[str], pictures: list[str], wanted: set[str]) -> None:
     """Run the lessons of a job, and keep those of its pictures that are wanted."""
     with tempfile.TemporaryDirectory() as folder:
         for command in commands:
             # This one fails on purpose, after it has drawn its picture.
             fails = command.endswith(VERDICTS["learning rate too high"])
             drawings.run_lesson(command, folder, check=not fails)
-        for name, given_name in pictures.items():
-            if given_name == HISTORY:
-                verdict = read_runs(Path(folder, "training_runs.csv"))[-1]["verdict"]
-                if name != file_name(verdict):
-                    sys.exit(f"{commands[0]} is no example of {name}: {verdict}")
-            if name in wanted:
-                keep(Path(folder, f"{given_name}.png"), name)
+        if commands[0].startswith(TRAIN):
+            verdict = read_runs(Path(folder, "training_runs.csv"))[-1]["verdict"]
+            if pictures[0] != verdict.replace(" ", "_"):
+                sys.exit(f"{commands[0]} is no example of {pictures[0]}: {verdict}")
+        for name in filter(wanted.__contains__, pictures):
+            keep(Path(folder, f"{FILE_NAMES.get(name, name)}.png"), name)
 
 
 def keep(file: Path | io.BytesIO, name: str) -> None:
