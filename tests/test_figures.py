@@ -338,6 +338,12 @@ def load_model(result):
     return script, script.load_model(result.folder / "mnist_model.pth", 128, "cpu")
 
 
+def predicted(result, images):
+    """Return the confidences and the answers of the network that a run has left."""
+    script, model = load_model(result)
+    return script.predict(model, images, "cpu").max(dim=1)
+
+
 def test_silent_mismatches_cost_what_the_guide_says(outcome, test_images):
     images, labels = test_images
     pixels = images * dl_utils.MNIST_STD + dl_utils.MNIST_MEAN
@@ -363,8 +369,7 @@ def test_confidence_is_worth_what_the_guide_says(outcome, test_images):
 
     def right(run, low, high):
         """Return the percentage right of the answers with a confidence in between."""
-        script, model = load_model(outcome(run))
-        confidences, answers = script.predict(model, images, "cpu").max(dim=1)
+        confidences, answers = predicted(outcome(run), images)
         chosen = (confidences >= low) & (confidences < high)
         return 100 * (answers == labels)[chosen].float().mean().item()
 
@@ -384,8 +389,7 @@ def test_the_network_is_calibrated_at_first_and_then_too_sure(outcome, real_mnis
         (THREE_EPOCHS, "lesson 3's network is {}% sure on average and {}% right"),
         (Run(), "After 10 epochs it is {}% sure and {}% right"),
     ):
-        script, model = load_model(outcome(run))
-        confidences, answers = script.predict(model, images, "cpu").max(dim=1)
+        confidences, answers = predicted(outcome(run), images)
         means = [x.double().mean().item() for x in (confidences, answers == labels)]
         (expected,) = stated(CONCEPTS, template)
         assert [100 * mean for mean in means] == pytest.approx(expected, abs=0.5)
@@ -751,10 +755,8 @@ def test_altered_images_teach_what_is_off_centre(over_seeds, test_images):
     images, labels = test_images
     for run, expected in ((MOVED, moved), (MEMORIZED, plain)):
         for result in over_seeds(run).values():
-            script, model = load_model(result)
             right = [
-                script.predict(model, images.roll(shifts, (2, 3)), "cpu").argmax(1)
-                == labels
+                predicted(result, images.roll(shifts, (2, 3)))[1] == labels
                 for shifts in itertools.product((2, -2), repeat=2)
             ]
             measured = 100 * torch.stack(right).float().mean().item()
@@ -806,9 +808,6 @@ def test_noise_is_taken_for_digits(outcome):
     ((low, high),) = stated(GUIDE, "more than 90% sure of {} to {} (three seeds)")
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(256, (1000, 28, 28), generator=generator)
-    sure = []
-    for run in SEEDS:
-        script, model = load_model(outcome(run))
-        confidences = script.predict(model, dl_utils.normalize(noise), "cpu").amax(1)
-        sure.append((confidences > 0.9).sum().item())
+    noise = dl_utils.normalize(noise)
+    sure = [(predicted(outcome(run), noise)[0] > 0.9).sum().item() for run in SEEDS]
     assert [min(sure), max(sure)] == pytest.approx([low, high], abs=150)
