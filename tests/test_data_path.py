@@ -190,11 +190,9 @@ def test_mirrors_are_tried_in_order(contents, raw_dir, server, monkeypatch, caps
     mirrors = [f"{server.address}{number}/" for number in range(5)]
     monkeypatch.setattr(mnist, "MIRRORS", [NOBODY, *mirrors])
     check_digits(contents)
-    check_digits(contents)
     # torchvision asks twice: where the file is (it follows redirections), and for it.
     asked = [f"{n}/{name}" for name in contents for n in [0, 1, 1, 2, 2, 3, 3]]
     assert server.requests == asked
-    assert set(os.listdir(raw_dir)) == set(contents)
     assert capsys.readouterr().err == ""  # no progress bar where there is no terminal
 
     first = next(iter(contents))

@@ -3,7 +3,6 @@
 import os
 import random
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,13 +39,9 @@ def draw(lines, pen, size=(600, 450), box=(200, 90, 260)):
     pencil = ImageDraw.Draw(picture)
     left, top, height = box
     for line in lines.split(" / "):
-        points = [tuple(map(float, point.split(","))) for point in line.split()]
-        points = [(left + x * height / 100, top + y * height / 100) for x, y in points]
+        points = np.array([point.split(",") for point in line.split()], float)
+        points = [*map(tuple, points * height / 100 + (left, top))]
         pencil.line(points, fill=255, width=pen, joint="curve")
-        if pen > 2:
-            for x, y in points:  # round ends and corners
-                r = pen / 2
-                pencil.ellipse([x - r, y - r, x + r, y + r], fill=255)
     return np.asarray(picture) / 255
 
 
@@ -122,12 +117,11 @@ def test_at_least_nine_of_ten_digits_are_read(style, read, synthetic_network):
     assert (answers == torch.arange(10)).sum() >= 9
 
 
-@pytest.mark.parametrize("paper", ["white", "black"])
-def test_a_clean_drawing_is_only_cut_out_scaled_and_centred(read, paper):
+def test_a_clean_drawing_is_only_cut_out_scaled_and_centred(read):
     differences = []
     for digit in DIGITS:
         ink = draw(digit, 20, (280, 280), (40, 40, 200))
-        image = read(ink if paper == "black" else 1 - ink)
+        image = read(1 - ink)
         assert (image.dtype, image.max()) == (torch.uint8, 255)
 
         drawing = grey_image(ink).crop(grey_image(ink).getbbox())
@@ -343,10 +337,9 @@ def test_what_is_no_picture_is_explained(tmp_path, monkeypatch):
     refused(tmp_path / "diary.png", "save it as PNG or JPEG")
     refused(tmp_path / "large.png", "too many pixels")
     refused(tmp_path, "is a folder or a device")
-    if hasattr(os, "mkfifo"):  # not on Windows; to read these would take for ever
+    if hasattr(os, "mkfifo"):  # not on Windows; to read a pipe would take for ever
         os.mkfifo(tmp_path / "pipe.png")
         refused(tmp_path / "pipe.png", "is a folder or a device")
-        refused(Path("/dev/zero"), "is a folder or a device")
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "gif", "bmp", "tiff", "webp"])

@@ -197,7 +197,6 @@ def test_without_network_one_line_says_what_from_where_and_whereto(path):
     [
         ("spoken", "theo", None),
         ("speakers", "theo", None),
-        ("new-voices", "lucas", "yweweler"),
         ("new-voices", "yweweler", "lucas"),
         ("new-voices", "george", "yweweler"),
     ],
@@ -268,10 +267,7 @@ def test_image_is_as_documented():
         expected = image_of(FADING[:6_000].double().numpy())
         assert np.abs(image.numpy() - expected).max() < tolerance
     assert to_image(torch.zeros(4_000)).max() == 0  # silence is black
-    # A short sound is in the middle, and a long one loses its ends.
-    image = to_image(tone(500, 0.3))
-    lit = torch.nonzero(image.amax(0)).flatten()
-    assert 7 <= lit[0] <= 10 and lit[0] + lit[-1] in (26, 27, 28)
+    # A long sound loses its ends.
     samples = torch.cat([tone(2_000, 0.6), tone(500, 1), tone(2_000, 0.6)])
     assert torch.equal(to_image(samples), to_image(samples[4_800:-4_800]))
 
@@ -442,10 +438,9 @@ def test_no_damage_to_a_sound_raises_anything_else(own, tmp_path):
             assert own(content).shape == (28, 28)
 
 
-def test_address_and_classes_are_those_of_the_data_set():
+def test_the_address_is_that_of_the_data_set():
     site = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/"
     assert f"{site}v1.0.10.tar.gz" == spoken_digits.URL
-    assert spoken_digits.class_names("speakers", own=True) == [*VOICES, "you"]
 
 
 def test_real_recordings(real_fsdd_dir, own, monkeypatch):
@@ -458,7 +453,7 @@ def test_real_recordings(real_fsdd_dir, own, monkeypatch):
         # As an own sound: with silence around, and in stereo at 48,000 Hz.
         samples = recording.samples - recording.samples.mean()
         samples = torch.cat([torch.zeros(4_000), samples, torch.zeros(6_000)])
-        samples = 6 * torch.fft.irfft(torch.fft.rfft(samples), n=6 * len(samples))
+        samples = resample(samples, 8_000 / 6)
         image = own(wav(samples.clamp(-1, 1)[:, None].expand(-1, 2), rate=48_000))
         difference = image.float() - to_image(recording.samples).float()
         errors.append(difference.abs().mean())
