@@ -277,11 +277,6 @@ def test_a_file_appears_when_it_is_whole(tmp_path, meanwhile):
     fetch(path)
     assert seen == [("http://here/", path.parent, False, 10)]
     assert path.read_bytes() == b"whole"
-    # A stop keeps the earlier file and leaves nothing else behind.
-    meanwhile.side_effect = KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt):
-        fetch(path)
-    assert set(os.listdir(path.parent)) == {path.name}
 
 
 def test_what_a_killed_download_leaves_is_cleared_after_a_day(tmp_path, meanwhile):

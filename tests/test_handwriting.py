@@ -82,14 +82,11 @@ def refused(path, words):
 
 
 def shadow_of_a_hand(digit):
-    shadow = Image.new("L", (600, 450))
-    pencil = ImageDraw.Draw(shadow)
-    pencil.ellipse([330, 200, 700, 600], fill=255)
-    for x in (300, 360, 430):  # fingers
-        pencil.line([(500, 400), (x, 130)], fill=255, width=45)
-    shadow = np.asarray(shadow.filter(ImageFilter.GaussianBlur(12))) / 255
+    fingers = draw("67,29 111,89 80,29 / 96,29 111,89", 45, box=(0, 0, 450))
+    palm = draw("114,60 114,100", 370, box=(0, 0, 450))
+    shadow = grey_image(fingers + palm).filter(ImageFilter.GaussianBlur(12))
     page = on_paper(draw(digit, 8, box=(160, 90, 260)))
-    return noise(page * (1 - 0.45 * shadow), 0.01)
+    return noise(page * (1 - 0.45 * np.asarray(shadow) / 255), 0.01)
 
 
 LIGHT = np.linspace(1, 0.5, 600)  # falls off from left to right

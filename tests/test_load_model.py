@@ -1,4 +1,7 @@
-"""04_load_model.py: loading, mismatches, and looking inside a network."""
+"""04_load_model.py: loading, mismatches, and looking inside a network.
+
+test_transcripts.py compares what it prints of the synthetic digits and of a picture.
+"""
 
 import contextlib
 import io
@@ -16,16 +19,13 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
 from torch import nn
 from torch.nn.functional import linear
 from torch.utils.data import DataLoader, TensorDataset
 
 from backstage import pictures, runs
-from backstage.own.handwriting import read_own_digit
 from backstage.own.voice import read_own_sound
 from backstage.sound import write_sound
-from backstage.terminal import print_image
 from backstage.weights import explain_weights
 from conftest import ROOT, assert_fits_the_console, load_script, run_main
 from dl_utils import MNIST_MEAN, MNIST_STD, UserError, load_mnist_data, normalize
@@ -90,35 +90,15 @@ def test_its_figures_are_those_of_the_network_on_the_test_images(lessons):
         return f"{100 * (predictions == lessons.labels).float().mean().item():5.2f}%"
 
     pixels = images * MNIST_STD + MNIST_MEAN
-    hidden, logits = lessons.hidden[0], lessons.logits[0]
-    winner = logits.argmax()
-    row, bias = weights["fc2.weight"][winner], weights["fc2.bias"][winner]
-    terms = hidden * row
-    largest = sorted(range(128), key=lambda i: -abs(terms[i]))[:5]
-    rest = terms.sum() - terms[largest].sum()
     expected = [
         f"Test Accuracy: {accuracy(images)}  (synthetic digits)",
         f"torch.save(model.state_dict(), ...)  {len(saved(weights)):>7,}  the class",
         f"  as tested above                     {accuracy(images)}",
         f"  Tanh instead of ReLU, same weights  {accuracy(images, torch.tanh)}",
         f"  images not normalized               {accuracy(pixels)}",
-        f"Why does the first test image get {winner}? Its logit is made of:",
-        f"  bias                          {bias:>8.3f}",
-        *(
-            f"  neuron {i:<4} {hidden[i]:>7.3f} x {row[i]:>6.3f} = {terms[i]:>8.3f}"
-            for i in largest
-        ),
-        f"  the other neurons together    {rest:>8.3f}",
-        f"  sum                           {bias + terms.sum():>8.3f}",
-        f"The network itself says         {logits[winner]:>10.3f}",
     ]
-    places = [output.index(f"\n{line}") for line in expected]
-    assert places == sorted(places)
+    assert [line for line in expected if f"\n{line}" not in output] == []
     assert f"Test Accuracy: {accuracy(images)}\n" in training
-    written = re.findall("^Saved: ([^ \n]+)", output, re.M)
-    assert written == [*PICTURES, "my_network.html"]
-    assert "\nSaved: my_network.html (open it in a browser, and draw)\n" in output
-    assert_fits_the_console(output)
 
 
 def test_a_term_against_the_answer_may_be_the_largest(script, capsys):
@@ -193,37 +173,11 @@ def test_what_it_learned_png_shows_the_strongest_neurons(lessons):
     )
 
 
-def assert_answered(script, run, weights, image, classes):
-    """A lesson must have printed what the network says of an image, uint8 [28, 28]."""
-    assert (run.returncode, run.stderr) == (0, "")
-    (logits,) = hidden_and_logits(weights, normalize(image[None]))[1]
-    shares = logits.softmax(dim=0)[: len(classes)].tolist()
-    best = sorted(range(len(classes)), key=lambda i: -shares[i])[:3]
-    top3 = [f"{classes[i]} ({script.percent(shares[i])})" for i in best]
-    with contextlib.redirect_stdout(io.StringIO()) as shown:
-        print_image(image)
-    answer = f"{shown.getvalue()}Prediction: {top3[0]}\nTop 3: {', '.join(top3)}\n"
-    heading = "\nYour digit, as the network sees it\n" + "-" * 34 + "\n"
-    _, _, printed = run.stdout.partition(heading)
-    used, image_and_answer = re.fullmatch("(?s)(Used: .*?\n)?(.*)", printed).groups()
-    assert image_and_answer == answer
-    return used
-
-
 def save_as_trained(weights, folder, dataset):
     """Save weights, and a record that they were trained on a data set and a voice."""
     torch.save(weights, folder / "mnist_model.pth")
     record = {"dataset": dataset, "stranger": "theo", "own": "my_voice.wav (10)"}
     runs.record_run(folder / "training_runs.csv", record, folder / "mnist_model.pth")
-
-
-def test_the_answer_to_a_picture_is_the_networks(lessons, script, tmp_path):
-    path = tmp_path / "my_digit.png"
-    picture = Image.new("L", (200, 240), 240)
-    ImageDraw.Draw(picture).line([(50, 50), (150, 55), (90, 200)], fill=30, width=16)
-    picture.save(path)
-    run = run_main(script, "--image", path, cwd=lessons.folder, data_dir=tmp_path)
-    assert_answered(script, run, lessons.weights, read_own_digit(path), "0123456789")
 
 
 def test_the_answer_to_a_recording_is_one_of_the_voices(lessons, script, tmp_path):
@@ -236,9 +190,16 @@ def test_the_answer_to_a_recording_is_one_of_the_voices(lessons, script, tmp_pat
     samples[2_000:6_000] = fading * torch.linspace(0, 1_500, 4_000).sin()
     write_sound(path, samples)
     run = run_main(script, "--sound", path, cwd=tmp_path, data_dir=tmp_path)
+    assert (run.returncode, run.stderr) == (0, "")
+    image = normalize(read_own_sound(path)[None])
+    (logits,) = hidden_and_logits(weights, image)[1]
+    shares = logits.softmax(dim=0)[:7].tolist()
     voices = ["george", "jackson", "lucas", "nicolas", "theo", "yweweler", "you"]
-    used = assert_answered(script, run, weights, read_own_sound(path), voices)
-    assert re.fullmatch(r"Used: 0\.5\d s of 1\.00 s\n", used)
+    best = sorted(zip(shares, voices, strict=True), reverse=True)[:3]
+    top3 = [f"{voice} ({script.percent(share)})" for share, voice in best]
+    answer = f"Prediction: {top3[0]}\nTop 3: {', '.join(top3)}\n"
+    assert run.stdout.endswith(answer)
+    assert re.search(r"\nUsed: 0\.5\d s of 1\.00 s\n", run.stdout)
 
 
 def random_images(labels, **names):
@@ -266,61 +227,34 @@ def test_with_recordings_it_follows_the_record(script, tmp_path, monkeypatch):
     model = pages.call_args.args[1]
     layers = model.fc1, model.fc2
     pages.assert_called_once_with("my_network.html", model, layers, sets[0], sets[2])
+    assert {*re.findall("  really (.+):", run.stdout)} <= {*"abcdef"}
     assert run.stdout.endswith("(open it in a browser, and talk to it)\n")
     assert_fits_the_console(run.stdout)  # with two neurons, too
 
 
-def test_the_least_sure_and_the_most_confident_mistakes_come_first(script, capsys):
-    # The label, the answer, and how sure it is; what is left goes to "ben" (and "eva").
-    told = [
-        (0, 0, 0.90), (0, 3, 0.70), (3, 3, 0.95), (3, 3, 0.85), (3, 0, 0.99),
-        (2, 2, 0.60), (2, 3, 0.80), (4, 0, 0.65), (4, 2, 0.75), (4, 3, 0.97),
-    ]  # fmt: skip
-    labels = torch.tensor([label for label, *_ in told])
-    probabilities = torch.zeros(10, 5)
-    for row, (_, answer, sure) in zip(probabilities, told, strict=True):
-        row[answer], row[1] = sure, 1 - sure - 0.001
-        row[4] = 0.001
-    names = ["anna", "ben", "cleo", "dan", "eva"]
-    worst = script.show_predictions(probabilities, labels, names)
-    assert worst.tolist() == [4, 9, 6, 8, 1, 7]
-    expected = """\
+def test_a_network_without_mistakes_can_be_shown(script, monkeypatch, capsys):
+    names, figures = ["anna", "ben", "cleo"], []
+    images = random_images([0, 1], classes=names)
+    monkeypatch.setattr(pictures, "save_figure", lambda *args: figures.append(args[0]))
+    probabilities = torch.tensor([[0.9994, 0.0006, 0.0], [0.0004, 0.9996, 0.0]])
+    worst = script.show_predictions(probabilities, images.tensors[1], names)
+    expected = f"""\
 The five test images that the network is least sure of:
-  really cleo: cleo (60.0%), ben (39.9%), eva (0.1%)
-  really eva: anna (65.0%), ben (34.9%), eva (0.1%)
-  really anna: dan (70.0%), ben (29.9%), eva (0.1%)
-  really eva: cleo (75.0%), ben (24.9%), eva (0.1%)
-  really cleo: dan (80.0%), ben (19.9%), eva (0.1%)
+  really anna: anna (99.9%), ben (0.1%), cleo (under 0.1%)
+  really ben: ben (over 99.9%), anna (under 0.1%), cleo (under 0.1%)
 
 How many of each class are right:
-  anna       50.0%  #########################
-  cleo       50.0%  #########################
-  dan        66.7%  #################################
-  eva         0.0%  
+  anna      100.0%  {50 * "#"}
+  ben       100.0%  {50 * "#"}
 
-6 of 10 are wrong. Most confident mistakes:
-  really dan: anna (99.0%), ben (0.9%), eva (0.1%)
-  really eva: dan (97.0%), ben (2.9%), eva (0.1%)
-  really cleo: dan (80.0%), ben (19.9%), eva (0.1%)
-  really eva: cleo (75.0%), ben (24.9%), eva (0.1%)
-  really anna: dan (70.0%), ben (29.9%), eva (0.1%)
+0 of 2 are wrong. Most confident mistakes:
 Confidence is no guarantee: look at them in the lower half of the picture.
 """
     assert capsys.readouterr().out == expected
-
-
-def test_a_network_without_mistakes_can_be_shown(script, monkeypatch, capsys):
-    figures, digits = [], random_images([0, 1], classes=list("0123456789"))
-    monkeypatch.setattr(pictures, "save_figure", lambda *args: figures.append(args[0]))
-    probabilities = torch.tensor([[0.9994, 0.0006, 0.0], [0.0004, 0.9996, 0.0]])
-    worst = script.show_predictions(probabilities, digits.tensors[1], digits.classes)
-    shares = re.findall(r"\(.+\)", capsys.readouterr().out)  # none is all or nothing
-    assert shares[0] == "(99.9%), 1 (0.1%), 2 (under 0.1%)"
-    assert shares[1] == "(over 99.9%), 0 (under 0.1%), 2 (under 0.1%)"
-    pictures.plot_predictions(digits, probabilities, worst, "predictions.png")
-    pictures.plot_confusion_matrix(digits, digits.tensors[1], "confusion_matrix.png")
+    pictures.plot_predictions(images, probabilities, worst, "predictions.png")
+    pictures.plot_confusion_matrix(images, images.tensors[1], "confusion_matrix.png")
     titles = [ax.get_title() for ax in figures[0].axes if ax.images]
-    assert titles == ["0\n99.9%", "1\nover 99.9%"]
+    assert titles == ["anna\n99.9%", "ben\nover 99.9%"]
 
 
 # What learners make of SimpleNN: (old, new) in both lessons.

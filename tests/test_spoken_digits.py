@@ -408,7 +408,6 @@ def test_what_is_no_recording_is_one_line(tmp_path):
         tmp_path / "nothing.wav": f"there is no file .*: {HOW}",
         tmp_path / "picture.png": f"holds no sound to read: {HOW}",
         tmp_path / "16000.aac": "cannot be read as a recording",
-        tmp_path: "it is a folder",
     }
     for path, reason in paths.items():
         with pytest.raises(UserError, match=reason) as error:
