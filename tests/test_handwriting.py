@@ -3,6 +3,7 @@
 import os
 import random
 import warnings
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -31,10 +32,7 @@ DIGITS = [
 
 
 def draw(lines, pen, size=(600, 450), box=(200, 90, 260)):
-    """Return the ink of a drawing, float [height, width], 0 to 1.
-
-    size: width and height of the picture; box: left, top and height of the digit.
-    """
+    """Return ink, 0 to 1, in a picture (width, height); box: left, top and height."""
     picture = Image.new("L", size)
     pencil = ImageDraw.Draw(picture)
     left, top, height = box
@@ -368,11 +366,8 @@ def test_what_pillow_warns_of_is_read_without_a_word(read, monkeypatch):
 
 @pytest.mark.parametrize("error", [ValueError, OSError, MemoryError])
 def test_a_mistake_in_the_code_is_not_blamed_on_the_picture(read, monkeypatch, error):
-    def fail(*_):
-        raise error("a mistake")
-
     # Of all errors, only a lack of memory is no damage where a picture is opened.
     place = (Image.Image, "convert") if error is MemoryError else (handwriting, "widen")
-    monkeypatch.setattr(*place, fail)
+    monkeypatch.setattr(*place, Mock(side_effect=error("a mistake")))
     with pytest.raises(error, match="a mistake"):
         read(1 - SEVEN)

@@ -144,9 +144,8 @@ def test_confusion_matrix_png_has_the_truth_in_its_rows(lessons):
         f"Most frequent mistake: {row} taken for {column}, {mistakes.max()} times"
     )
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("Taken for", "Really is")
-    for axis in (ax.xaxis, ax.yaxis):
-        names = [label.get_text() for label in axis.get_ticklabels()]
-        assert names == list("0123456789")
+    names = [label.get_text() for label in ax.get_xticklabels() + ax.get_yticklabels()]
+    assert names == 2 * list("0123456789")
 
 
 def test_what_it_learned_png_shows_the_strongest_neurons(lessons):
@@ -327,7 +326,6 @@ FC1, FC2, NAN = nn.Linear(784, 128), nn.Linear(128, 10), nn.Linear(128, 10)
 nn.init.constant_(NAN.bias[3:4], torch.nan)
 WEIGHTS = nn.ModuleDict({"fc1": FC1, "fc2": FC2})
 GOOD = saved(WEIGHTS.state_dict())
-WHOLE = nn.Sequential(nn.Linear(784, 10))
 SAME = "make the class SimpleNN here equal to that of lesson 3"
 SIZE = "my.pth holds weights of another size (fc1.weight is {} in the file, [128, 784] "
 SIZE += "in the model): {}"
@@ -346,8 +344,8 @@ BAD_FILES = {
     ],
     "my.pth holds more than weights, such as a whole model. Loading it could run code, "
     "so it is refused: save model.state_dict() instead": [
-        saved(WHOLE),
-        saved(WHOLE, _use_new_zipfile_serialization=False),
+        saved(WEIGHTS),
+        saved(WEIGHTS, _use_new_zipfile_serialization=False),
         saved(Attack()),
         pickle.dumps(Attack()),
     ],
