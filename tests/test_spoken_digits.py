@@ -1,6 +1,6 @@
 """Recordings: found, verified and downloaded; sounds as images; your own sounds.
 
-Most tests use small archives of tones with their own checksum; those that need the real
+Most tests use small archives of noise with their own checksum; those that need the real
 recordings skip where there are none. test_data_path.py tests the downloader.
 """
 
@@ -14,6 +14,7 @@ import sys
 import tarfile
 import wave
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import av
@@ -30,7 +31,6 @@ from backstage.own import voice
 from backstage.own.voice import read_own_sound, read_recording
 from backstage.sound import resample, to_image, to_spectrogram, trim_silence
 from backstage.terminal import UserError
-from conftest import run_main
 
 NOBODY = "http://127.0.0.1:9/v1.0.10.tar.gz"  # discard port: nothing listens there
 FOLDER = "free-spoken-digit-dataset-1.0.10/recordings"
@@ -81,27 +81,11 @@ def packed(*members):
     return gzip.compress(buffer.getvalue(), compresslevel=1, mtime=0)
 
 
-# Each recording says what it is: a third of a second each for digit, voice and index.
-# The pitch of each is that of one of the image's rows.
-INDICES = [0, 4, 5, 9, 10, 49]
-NAMES = [(d, v, i) for d in range(10) for v in VOICES for i in INDICES]
-CORNERS = 700 * (10 ** (np.linspace(77.75, 2146.1, 30) / 2595) - 1)  # Hz
-
-
-def saying(digit, voice, index):
-    rows = (digit, VOICES.index(voice), INDICES.index(index))
-    return torch.cat([tone(CORNERS[28 - 2 * row - 4], 1 / 3) for row in rows])
-
-
-def said(image):
-    """Return what a spectrogram says: digit, voice and index."""
-    rows = (image.reshape(28, 28)[:, [4, 13, 22]].max(0).indices - 4) / 2
-    digit, voice, index = (int(row) for row in rows)
-    return digit, VOICES[voice], INDICES[index]
-
-
-FILES = {"{}_{}_{}.wav".format(*name): wav(saying(*name)) for name in NAMES}
-FILES = dict(sorted(FILES.items()))
+# A few hundred samples of noise for each recording. Their names are in order.
+NOISE = 0.1 * torch.randn(8_000, generator=torch.Generator().manual_seed(0))
+NAMES = [*product(range(10), VOICES, [0, 10, 4, 49, 5, 9])]
+SOUNDS = {name: NOISE[20 * i : 20 * i + 300] for i, name in enumerate(NAMES)}
+FILES = {"{}_{}_{}.wav".format(*name): wav(SOUNDS[name]) for name in NAMES}
 MEMBERS = [member(f"{FOLDER}/{name}", content) for name, content in FILES.items()]
 GENUINE = packed(*MEMBERS)
 
@@ -155,7 +139,7 @@ def test_archive_is_read_and_what_is_no_recording_passed_over(path, capsys):
     files = [member(f"recordings/{n}", c) for n, c in reversed(FILES.items())]
     path.write_bytes(packed(*files, *hostile))
     for recording in assert_all_are_read(path):
-        expected = saying(*recording[:3])
+        expected = SOUNDS[recording[:3]]
         torch.testing.assert_close(recording.samples, expected, atol=5e-5, rtol=0)
     assert capsys.readouterr().out == ""
 
@@ -182,7 +166,8 @@ def test_damaged_archive_is_replaced_once(damaged, path, monkeypatch, capsys):
     serve(monkeypatch, damaged)
     with pytest.raises(UserError) as error:
         read_recordings(path.parents[1])
-    assert_one_line(error, path, "damaged", "cannot be downloaded", "not the original")
+    whereto = f"save {NOBODY} as {path}"
+    assert_one_line(error, "damaged", "downloaded", "not the original", whereto)
     assert path.read_bytes() == damaged
     capsys.readouterr()
     requests = serve(monkeypatch, GENUINE)
@@ -201,21 +186,11 @@ def test_memory_has_a_limit(path):
         read_recordings(path.parents[1])
 
 
-def test_without_network_one_line_says_what_from_where_and_whereto(path, tmp_path):
-    flags = ["--dataset", "speakers"]
-    run = run_main("03_train_mnist", *flags, cwd=tmp_path, data_dir=tmp_path)
-    assert run.returncode == 1 and run.stderr.count("\n") == 1
-    problem = f"Error: the recordings of spoken digits cannot be read from {path}, and "
-    assert run.stderr.startswith(problem)
-    assert f"save {NOBODY} as {path}" in run.stderr
-
-
 @pytest.mark.parametrize(
     ("name", "stranger", "validating"),
     [
         ("spoken", "theo", None),
         ("speakers", "theo", None),
-        ("new-voices", "lucas", "yweweler"),
         ("new-voices", "yweweler", "lucas"),
         ("new-voices", "george", "yweweler"),
     ],
@@ -233,35 +208,27 @@ def test_each_part_and_label(name, stranger, validating, path):
         "0 silence, 255 loudest",
         "Each image: time to the right (1 s), frequency upwards (50 to 4,000 Hz)",
     )
-    everything = [recording[:3] for recording in dl_utils.load_recordings()]
+    everything = dl_utils.load_recordings()
     # At random, so that the first n are a fair sample, and always the same.
     order = torch.randperm(360, generator=torch.Generator().manual_seed(0)).tolist()
+    shuffled = [everything[position] for position in order]
     voices = name == "speakers"
-    classes = VOICES if voices else list("0123456789")
-    loaders = dl_utils.load_mnist_data(50, dataset=name, stranger=stranger)
+    loaders = dl_utils.load_mnist_data(dataset=name, stranger=stranger)
     for loader, part in zip(loaders, parts, strict=True):
-        shuffled = [everything[position] for position in order]
-        expected = [r for r in shuffled if r[1] in part or r[2] in part]
+        expected = [r for r in shuffled if r.voice in part or r.index in part]
+        images = torch.stack([to_image(r.samples) for r in expected])
+        labels = [VOICES.index(r.voice) if voices else r.digit for r in expected]
         dataset = loader.dataset
-        assert [said(image) for image in dataset.tensors[0]] == expected
-        seen = [
-            (*said(image), classes[label])
-            for images, labels in loader
-            for image, label in zip(images, labels, strict=True)
-        ]
-        labelled = [(*r, r[1] if voices else str(r[0])) for r in expected]
-        assert sorted(seen) == sorted(labelled)
-        assert dataset.classes == classes
+        assert torch.equal(dataset.tensors[0], dl_utils.normalize(images))
+        assert dataset.tensors[1].tolist() == labels
+        assert dataset.classes == (VOICES if voices else list("0123456789"))
     # A test example knows its samples.
-    images = torch.stack([to_image(r.samples) for r in dataset.recordings])
-    assert torch.equal(dataset.tensors[0], dl_utils.normalize(images))
-    assert [recording[:3] for recording in dataset.recordings] == expected
+    assert [r[:3] for r in dataset.recordings] == [r[:3] for r in expected]
     if voices:
         loader, _, _ = dl_utils.load_mnist_data(dataset=name, wrong_labels=1)
         assert loader.dataset.tensors[1].unique().tolist() == list(range(6))
 
 
-NOISE = 0.1 * torch.randn(8_000, generator=torch.Generator().manual_seed(0))
 FADING = NOISE * torch.logspace(0, -2, 8_000)
 
 
@@ -278,9 +245,10 @@ def image_of(samples):
     samples = np.pad(samples - samples.mean(), (8_000 - len(samples)) // 2)
     power = spectrum(samples, window=512, hop=277)
     hertz = np.arange(257) * 8_000 / 512
+    corners = 700 * (10 ** (np.linspace(77.75, 2146.1, 30) / 2595) - 1)
     bands = [
-        power @ np.interp(hertz, corners, [0, 1, 0])  # a triangle
-        for corners in zip(CORNERS, CORNERS[1:], CORNERS[2:], strict=False)
+        power @ np.interp(hertz, corners[i : i + 3], [0, 1, 0])  # a triangle
+        for i in range(28)
     ]
     decibels = 10 * np.log10(np.array(bands) / np.max(bands) + 1e-20)
     return (255 * (1 + decibels / 45)).clip(0)[::-1]  # low frequencies below
@@ -293,10 +261,7 @@ def test_image_is_as_documented():
         expected = image_of(FADING[:6_000].double().numpy())
         assert np.abs(image.numpy() - expected).max() < tolerance
     assert to_image(torch.zeros(4_000)).max() == 0  # silence is black
-    # A short sound is in the middle, and a long one loses its ends.
-    image = to_image(tone(500, 0.3))
-    lit = torch.nonzero(image.amax(0)).flatten()
-    assert 7 <= lit[0] <= 10 and lit[0] + lit[-1] in (26, 27, 28)
+    # A long sound loses its ends.
     samples = torch.cat([tone(2_000, 0.6), tone(500, 1), tone(2_000, 0.6)])
     assert torch.equal(to_image(samples), to_image(samples[4_800:-4_800]))
 
@@ -337,8 +302,7 @@ def write_sound(path, samples, codec, rate=48_000, channels=1):
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, layout=layout)
         if path.suffix == ".mp4":
-            video = container.add_stream("mpeg4", rate=10)
-            video.width = video.height = 64
+            video = container.add_stream("mpeg4", rate=10, width=64, height=64)
             video.pix_fmt = "yuv420p"
             black = av.VideoFrame(64, 64, "yuv420p")
             container.mux([*video.encode(black), *video.encode(None)])
@@ -365,7 +329,7 @@ def test_any_format_will_do(name, codec, rate, channels, correlation, tmp_path, 
     assert capfd.readouterr().err == ""
 
 
-def test_channels_are_mixed_and_other_chunks_passed_over(own):
+def test_channels_are_mixed(own):
     left, right = torch.zeros(2, 16_000)
     left[4_000:7_200], right[7_200:10_400] = tone(500, 0.4), tone(2_000, 0.4)
     mixed = wav((left + right) / 2)
@@ -373,9 +337,6 @@ def test_channels_are_mixed_and_other_chunks_passed_over(own):
     channels = torch.stack([left, right, *torch.zeros(7, 16_000)], 1)
     for both in (wav(channels[:, :2]), wav(channels)):
         assert (own(both).int() - own(mixed).int()).abs().max() <= 3
-    odd = b"JUNK\3\0\0\0odd\0"
-    content = mixed[:12] + odd + mixed[12:] + odd + b"and a tail that is no chunk"
-    assert torch.equal(own(content), own(mixed))
 
 
 def test_impossible_samples_do_no_harm(tmp_path, monkeypatch):
@@ -395,7 +356,6 @@ DOUBT = " - longer than most digits: one word, in a quiet room?"
 @pytest.mark.parametrize(
     "silence, seconds, line",
     [
-        (0.5, 0.6, "0.60 s of 1.10 s"),
         (4.9, 0.1, "0.10 s of 5.00 s"),
         (0, 0.7, "0.70 s of 0.70 s"),
         (0, 0.72, f"0.72 s of 0.72 s{DOUBT}"),
@@ -437,11 +397,7 @@ def test_what_is_no_recording_is_one_line(tmp_path):
         tmp_path / "nothing.wav": f"there is no file .*: {HOW}",
         tmp_path / "picture.png": f"holds no sound to read: {HOW}",
         tmp_path / "16000.aac": "cannot be read as a recording",
-        tmp_path: "it is a folder",
     }
-    if os.name != "nt":  # these must not hang
-        os.mkfifo(tmp_path / "pipe.wav")
-        paths |= {tmp_path / "pipe.wav": "a pipe", Path("/dev/zero"): "a device"}
     for path, reason in paths.items():
         with pytest.raises(UserError, match=reason) as error:
             read_own_sound(path)
@@ -470,10 +426,9 @@ def test_no_damage_to_a_sound_raises_anything_else(own, tmp_path):
             assert own(content).shape == (28, 28)
 
 
-def test_address_and_classes_are_those_of_the_data_set():
+def test_the_address_is_that_of_the_data_set():
     site = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/"
     assert f"{site}v1.0.10.tar.gz" == spoken_digits.URL
-    assert spoken_digits.class_names("speakers", own=True) == [*VOICES, "you"]
 
 
 def test_real_recordings(real_fsdd_dir, own, monkeypatch):
@@ -486,7 +441,7 @@ def test_real_recordings(real_fsdd_dir, own, monkeypatch):
         # As an own sound: with silence around, and in stereo at 48,000 Hz.
         samples = recording.samples - recording.samples.mean()
         samples = torch.cat([torch.zeros(4_000), samples, torch.zeros(6_000)])
-        samples = 6 * torch.fft.irfft(torch.fft.rfft(samples), n=6 * len(samples))
+        samples = resample(samples, 8_000 / 6)
         image = own(wav(samples.clamp(-1, 1)[:, None].expand(-1, 2), rate=48_000))
         difference = image.float() - to_image(recording.samples).float()
         errors.append(difference.abs().mean())
