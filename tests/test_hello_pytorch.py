@@ -113,8 +113,7 @@ def test_a_gpu_is_compared_with_the_cpu(script, monkeypatch, capsys):
         script.compare_speed("cuda")
         script.fit_line(100, 0.1, "cuda")
     output = capsys.readouterr().out
-    assert (
-        """
+    expected = """
 Python loop     8.000 ms
 NumPy           0.020 ms      400 times as fast
 torch           0.010 ms      800 times as fast
@@ -125,7 +124,6 @@ n = 100   CPU    2.000 ms   GPU    4.000 ms  0.5 times as fast
 n = 1000  CPU   30.000 ms   GPU    3.000 ms  10.0 times as fast
 
 A first"""
-        in output
-    )
+    assert expected in output
     assert "\nFound: slope" in output
     assert script.python_product([1, 2], [[3, 4], [5, 6]]) == [11, 17]
