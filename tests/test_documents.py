@@ -30,6 +30,7 @@ from documents import (
     commands,
     section,
     speaking_blocks,
+    stated,
     with_right_line_links,
     without_code,
 )
@@ -294,12 +295,10 @@ def test_the_outputs_shown_are_what_the_lessons_print(number, lessons_on_mnist):
 
 
 def test_the_decision_taken_apart_adds_up():
-    products = re.findall(
-        r"^  neuron \d+ +([\d.]+) x +([\d.]+) = +([\d.]+)$", GUIDE, re.MULTILINE
-    )
+    products = stated(GUIDE, " neuron {} {} x {} = {}")
     assert len(products) == 2
-    for hidden, weight, product in products:
-        assert float(hidden) * float(weight) == pytest.approx(float(product), abs=0.01)
+    for _, hidden, weight, product in products:
+        assert hidden * weight == pytest.approx(product, abs=0.01)
 
 
 @pytest.mark.real_mnist
