@@ -10,13 +10,9 @@ import drawings
 from conftest import SCRIPTS, load_script
 from documents import CONCEPTS, blocks, section, stated
 
-# Rows of the table: what PyTorch says, in one wording or more.
-SAID = [
-    re.findall(r"`([^`]+)`", row)
-    for row in re.findall(
-        r"^\| (`.+?) \| ", section(CONCEPTS, "Error messages"), re.MULTILINE
-    )
-]
+# For each row of the table, what PyTorch says, in one wording or more.
+ROWS = re.findall(r"^\| (`.+?) \| ", section(CONCEPTS, "Error messages"), re.M)
+SAID = [re.findall(r"`([^`]+)`", row) for row in ROWS]
 IMAGES = torch.zeros(64, 1, 28, 28)
 LABELS = torch.zeros(64, dtype=torch.int64)
 CONVOLUTION = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten())
@@ -40,20 +36,13 @@ def two_backwards():
     loss.backward()
 
 
-class Renamed(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer1 = nn.Linear(784, 128)
-
-
 class NoRegister(nn.Module):
     def __init__(self):
         self.fc1 = nn.Linear(784, 128)
 
 
-def load_into(model, hidden_size=128):
-    weights = load_script("03_train_mnist").SimpleNN(hidden_size).state_dict()
-    model.load_state_dict(weights)
+def load_into(model):
+    model.load_state_dict(load_script("03_train_mnist").SimpleNN().state_dict())
 
 
 # A part of what is said -> how a beginner brings it about.
@@ -74,7 +63,7 @@ MISTAKES = {
     "a second time": two_backwards,
     "element 0 of tensors": lambda: loss(LABELS).detach().backward(),
     "size mismatch": lambda: load_into(load_script("03_train_mnist").SimpleNN(256)),
-    "Missing key(s)": lambda: load_into(Renamed()),
+    "Missing key(s)": lambda: load_into(nn.ModuleDict({"layer1": nn.Linear(784, 128)})),
     "Module.__init__()": NoRegister,
 }
 
@@ -84,9 +73,7 @@ def test_pytorch_says_what_the_table_says(part):
     (wordings,) = [row for row in SAID if part in str(row)]
     assert SAID.index(wordings) == list(MISTAKES).index(part)  # every row has its own
     assert len(SAID) == len(MISTAKES)
-    with pytest.raises(
-        (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
-    ) as caught:
+    with pytest.raises(Exception) as caught:
         MISTAKES[part]()
     message = str(caught.value).replace("convert meta", "convert cuda:0")
     assert any(wording in message for wording in wordings), message
@@ -123,9 +110,7 @@ CLAIMS = [
 
 
 @pytest.mark.real_mnist
-@pytest.mark.parametrize(
-    ("template", "lesson", "before", "allowed"), CLAIMS, ids=[row[0] for row in CLAIMS]
-)
+@pytest.mark.parametrize(("template", "lesson", "before", "allowed"), CLAIMS)
 def test_figures_that_the_lessons_print(
     template, lesson, before, allowed, lessons_on_mnist
 ):

@@ -1,6 +1,7 @@
 """05_experiment_architectures.py: a fair comparison, and an honest conclusion."""
 
 import argparse
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -137,10 +138,8 @@ def test_the_smallest_of_those_that_tie_is_chosen_and_tested(
     best = result(script, "Best", [97.0, 98.0], 3000, [1, 1])
     near = result(script, "Near", [97.0, 97.5], 2000, [4, 4])
     other = result(script, "Other", [97.0, 97.5], 3000, [3, 3])
-    figures = []
-    monkeypatch.setattr(
-        backstage.pictures, "save_figure", lambda figure, _: figures.append(figure)
-    )
+    save = Mock()
+    monkeypatch.setattr(backstage.pictures, "save_figure", save)
     tied = "the smallest of those that tie"
     for results, conclusion, choice in (
         ([low, best, near], "Best beats Low; Best, Near tie", f"Near: {tied}"),
@@ -148,19 +147,16 @@ def test_the_smallest_of_those_that_tie_is_chosen_and_tested(
         ([other, best], "Other, Best tie", f"Best: {tied}"),
         ([best], "Best alone, so there is nothing to compare", "Best: the best"),
     ):
-        waiting = iter(results)
-        monkeypatch.setattr(
-            script, "run_experiment", lambda *_, waiting=waiting: next(waiting)
-        )
+        monkeypatch.setattr(script, "run_experiment", Mock(side_effect=results))
         names = ", ".join([*script.ARCHITECTURES][: len(results)])
         flags = ("--dataset", "synthetic", "--compare", names, "--seeds", 2)
         run = run_main(script, *flags, cwd=tmp_path, data_dir=synthetic_dir)
         assert f"\n{conclusion}.\n" in run.stdout
         assert f"\n{choice} on validation.\n" in run.stdout
         title = f"{conclusion} (synthetic digits, 2 seeds each)"
-        assert figures[-1].get_suptitle() == title
+        assert save.call_args.args[0].get_suptitle() == title
         if near in results:  # 9.83% of the test set are 4, as lesson 2 says
             assert "\nTest Accuracy: 9.83% (mean of 2 runs)\n" in run.stdout
-
-    bars = figures[0].axes[2].patches  # the rest of the picture is in the transcript
-    assert [bar.get_height() for bar in bars] == [0.001, 3, 2]
+            # The rest of the picture is in the transcript.
+            bars = save.call_args.args[0].axes[2].patches
+            assert [bar.get_height() for bar in bars] == [0.001, 3, 2]

@@ -12,7 +12,6 @@ from conftest import ROOT, assert_fits_the_console, load_script, run_python
 from documents import GUIDE
 
 SCRIPT = ROOT / "01_hello_pytorch.py"
-SOURCE = SCRIPT.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +22,7 @@ def script():
 def test_every_result_shown_is_that_of_the_code_beside_it(quick_lessons):
     output = quick_lessons.outputs[SCRIPT.name]
     # f"{code = }" prints both. The docstring's, and one that raises, show no result.
-    in_braces = re.findall(r'f"\{(.+?) = \}', SOURCE)[1:]
+    in_braces = re.findall(r'f"\{(.+?) = \}', SCRIPT.read_text(encoding="utf-8"))[1:]
     in_braces.remove("images @ weights")
     code = r"((?:(?![a-z] [a-z]).)+?)"  # no sentence
     result = r"(?=tensor\(|array\(|torch\.|device\(|'cpu'|\d)"
@@ -47,10 +46,10 @@ def test_without_a_usable_torchvision_the_lesson_goes_on_to_its_end(tmp_path):
 
 
 def test_the_five_steps_are_named_as_in_lesson_3():
-    lesson_3 = (ROOT / "03_train_mnist.py").read_text(encoding="utf-8")
     calls = ("zero_grad", "forward", "loss", "backward", "step")
     steps = [f"Step {number}, {call}" for number, call in enumerate(calls, start=1)]
-    for text in (SOURCE, lesson_3):
+    for path in (SCRIPT, ROOT / "03_train_mnist.py"):
+        text = path.read_text(encoding="utf-8")
         assert re.findall(r"# (Step \d, \w+):", text) == steps
 
 
@@ -113,8 +112,7 @@ def test_a_gpu_is_compared_with_the_cpu(script, monkeypatch, capsys):
         script.compare_speed("cuda")
         script.fit_line(100, 0.1, "cuda")
     output = capsys.readouterr().out
-    assert (
-        """
+    expected = """
 Python loop     8.000 ms
 NumPy           0.020 ms      400 times as fast
 torch           0.010 ms      800 times as fast
@@ -125,7 +123,6 @@ n = 100   CPU    2.000 ms   GPU    4.000 ms  0.5 times as fast
 n = 1000  CPU   30.000 ms   GPU    3.000 ms  10.0 times as fast
 
 A first"""
-        in output
-    )
+    assert expected in output
     assert "\nFound: slope" in output
     assert script.python_product([1, 2], [[3, 4], [5, 6]]) == [11, 17]

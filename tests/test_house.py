@@ -11,9 +11,8 @@ from conftest import ROOT, SCRIPTS, run_python
 from documents import TEXTS, blocks, speaking_blocks
 
 README = TEXTS["README.md"]
-BACKSTAGE = [
-    path.relative_to(ROOT).as_posix() for path in ROOT.rglob("backstage/**/*.py")
-]
+PATHS = ROOT.rglob("backstage/**/*.py")
+BACKSTAGE = [path.relative_to(ROOT).as_posix() for path in PATHS]
 OWN = {"dl_utils", "backstage", *(name.removesuffix(".py") for name in SCRIPTS)}
 TOP_LEVEL = {
     *SCRIPTS, "dl_utils.py", "backstage", *TEXTS, "requirements.txt", "LICENSE",
@@ -120,9 +119,8 @@ def test_importing_dl_utils_changes_nothing_and_loads_only_what_is_needed(tmp_pa
 
 def test_the_readme_begins_with_commands_that_do_all():
     commands = blocks(README, "(?:bash|powershell)")[:5]
-    for command, ending in zip(
-        commands, 3 * ["python 03_train_mnist.py"] + 2 * ["pytest"], strict=True
-    ):
+    endings = 3 * ["python 03_train_mnist.py"] + 2 * ["pytest"]
+    for command, ending in zip(commands, endings, strict=True):
         (line,) = command.splitlines()  # one line to paste
         steps = re.split(r" && |; ", line)
         assert re.fullmatch(r"py(thon3)? -m venv \.venv", steps[0])

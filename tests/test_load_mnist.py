@@ -100,9 +100,8 @@ def test_faults_in_data_of_another_kind_are_found(
 def test_the_figures_of_real_mnist(lessons_on_mnist, script, real_mnist):
     output = lessons_on_mnist.outputs[SCRIPT]
     counts = re.findall(r"^\d +(\S+)  #+$", output, re.MULTILINE)
-    assert " ".join(counts) == (
-        "5,923 6,742 5,958 6,131 5,842 5,421 5,918 6,265 5,851 5,949"
-    )
+    expected = "5,923 6,742 5,958 6,131 5,842 5,421 5,918 6,265 5,851 5,949"
+    assert " ".join(counts) == expected
     for line in (
         "Computed here    mean 0.1307, standard deviation 0.3081",
         "Training images that are blank  0",

@@ -4,6 +4,7 @@ import csv
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -60,17 +61,11 @@ DEFAULTS = {name: value for lesson in LESSONS for name, value in lesson.items()}
 
 @pytest.mark.parametrize(("name", "defaults"), [*zip(SCRIPTS, LESSONS, strict=True)])
 def test_a_lesson_hands_over_its_constants(name, defaults, monkeypatch):
-    script, handed = load_script(name), {}
-
-    def stop(description, **constants):
-        assert description == script.__doc__
-        handed.update(constants)
-        raise SystemExit
-
-    monkeypatch.setattr(script, "parse_settings", stop)
+    script, parse = load_script(name), Mock(side_effect=SystemExit)
+    monkeypatch.setattr(script, "parse_settings", parse)
     with pytest.raises(SystemExit):
         script.main()
-    assert handed == defaults
+    parse.assert_called_once_with(script.__doc__, **defaults)
 
 
 @pytest.mark.parametrize(("name", "meaning", "refused", "taken"), VALUES)

@@ -53,8 +53,7 @@ def tone(hertz, seconds):
 
 def test_the_blocks_are_the_whole_script():
     assert lines(PARTS) == lines([WHOLE])  # but for empty ones
-    assert WHOLE.isascii()
-    assert max(map(len, WHOLE.splitlines())) <= 88
+    assert_fits_the_console(WHOLE)
     assert len(lines(PARTS[:FIRST])) <= 70
     assert len(lines(PARTS[FIRST:])) <= 35
 
@@ -127,9 +126,7 @@ def words(real_fsdd_dir):
 def test_no_network_can_do_better_than_the_means(words):
     # Forty recordings of each pair: the mean of the pairs is the mean of all.
     losses = [labels.var(dim=0, correction=0).mean() for labels in words.values()]
-    ((loss,),) = stated(
-        CHAPTER, "Even the exact means of all sixty would leave a loss of {}."
-    )
+    ((loss,),) = stated(CHAPTER, "exact means of all sixty would leave a loss of {}.")
     assert torch.stack(losses).mean() == pytest.approx(loss, abs=0.0005)
     seconds = torch.cat(list(words.values()))[:, -1]
     (range_,) = stated(CHAPTER, "Words last {} to {} seconds")
@@ -167,9 +164,8 @@ def spoken(real_fsdd_dir, tmp_path_factory):
             flags = ("--dataset", dataset, "--seed", seed)
             run_main("03_train_mnist", *flags, cwd=folder, data_dir=real_fsdd_dir)
             (folder / "mnist_model.pth").replace(folder / f"{dataset}.pth")
-        parts = [
-            part.replace("manual_seed(42)", f"manual_seed({seed})") for part in PARTS
-        ]
+        old, new = "manual_seed(42)", f"manual_seed({seed})"
+        parts = [part.replace(old, new) for part in PARTS]
         output = run_blocks(folder, names := {}, *parts[:FIRST])
         first = names["model"]
         output += run_blocks(folder, names, *parts[FIRST:])
@@ -189,9 +185,8 @@ def assert_heard(figures, template, words):
     """The mean of [digit, voice] must lie in the ranges stated, or one word beside."""
     low, high, *voice = stated(CHAPTER, template)[0]
     beside = 100 / words / len(figures) + 0.5  # and what rounding takes
-    for measured, (least, most) in zip(
-        np.mean(figures, axis=0), ((low, high), (voice[0], voice[-1])), strict=True
-    ):
+    ranges = ((low, high), (voice[0], voice[-1]))
+    for measured, (least, most) in zip(np.mean(figures, axis=0), ranges, strict=True):
         assert least - beside <= measured <= most + beside
 
 
@@ -210,10 +205,7 @@ HEARD = {
     "The others, after cloning": (OTHERS, 50),
     "theo, learned alone": ("as well (digit {} to {}%, voice {} to {}%), but", 10),
     # Two or three of the fifty are luck, as if there were twenty.
-    "The others, after that": (
-        "only {} to {}% are still understood, and {} to {}%",
-        20,
-    ),
+    "The others, after that": ("{} to {}% are still understood, and {} to {}%", 20),
 }
 
 
@@ -245,9 +237,8 @@ def test_the_files_are_sounds_of_the_right_length(spoken, words):
 
 def test_your_own_voice_is_cloned(spoken, real_fsdd_dir, tmp_path):
     recordings = [r for r in read_recordings(real_fsdd_dir) if r[1:3] == ("theo", 0)]
-    write_my_voice(
-        tmp_path / "my_voice.wav", [(r.digit, r.samples) for r in recordings]
-    )
+    words = [(r.digit, r.samples) for r in recordings]
+    write_my_voice(tmp_path / "my_voice.wav", words)
     for name in ("spoken.pth", "speakers.pth"):
         shutil.copy(spoken(42).folder / name, tmp_path)
     quick = re.sub(r"epochs=\d+\)", "epochs=1)", WHOLE).replace(">= 10", ">= 48")
@@ -278,9 +269,8 @@ def further(request, spoken, tmp_path):
         script = spoken(seed)
         kept = dict(script.names)
         script.names.update(model=script.first, voices=list(VOICES))
-        output = run_blocks(
-            tmp_path, script.names, f"torch.manual_seed({seed})", *sources
-        )
+        seeded = f"torch.manual_seed({seed})"
+        output = run_blocks(tmp_path, script.names, seeded, *sources)
         script.names.clear()
         script.names.update(kept)
         return list(heard(output).values())
@@ -293,13 +283,10 @@ def test_the_median_is_sharper_than_the_mean_and_contrast_helps(further, seeds):
     with_l1 = PARTS[3].replace("MSELoss", "L1Loss")
     mse = [further(s, dull, "listen('MSE', words)")[0][0] for s in seeds]
     l1 = [further(s, with_l1, dull, "listen('L1', words)")[0][0] for s in seeds]
-    ((l1_stated, mse_stated),) = stated(
-        CHAPTER, "`contrast=1`, {}% of the digits are heard, with MSE {}%"
-    )
+    (means,) = stated(CHAPTER, "{}% of the digits are heard, with MSE {}%")
     ((low, high),) = stated(CHAPTER, "`contrast=1`, the digit is heard in {} to {}%")
     tolerance = 5 / len(seeds)  # three of sixty words, or one of them on the mean
-    assert np.mean(l1) == pytest.approx(l1_stated, abs=tolerance)
-    assert np.mean(mse) == pytest.approx(mse_stated, abs=tolerance)
+    assert [np.mean(l1), np.mean(mse)] == pytest.approx(means, abs=tolerance)
     assert low - tolerance <= min(mse) and max(mse) <= high + tolerance
 
 
