@@ -213,6 +213,8 @@ def test_training_goes_on_from_saved_weights(train, tmp_path):
     assert "SEVERE OVERFITTING" in third.stdout
     assert f"(best: {accuracy[-1]}% before training)" in " ".join(third.stdout.split())
     rows = training_runs(tmp_path)
+    ended = re.findall(r"Val Acc: ([\d.]+)%", third.stdout)[-1]  # not at its best
+    assert float(rows[2]["val_acc"]) == pytest.approx(float(ended), abs=0.06)
     assert rows[1]["start_from"] == rows[0]["weights"] != rows[1]["weights"]
     wrong = train(*go_on, "--hidden-size", 64)
     assert wrong.returncode == 1
