@@ -248,6 +248,9 @@ def test_logits_are_those_of_pytorch(page, model):
     assert page.inner_text("#layer") == f"Its {hidden_size:,} neurons{some}"
     parameters = dl_utils.count_parameters(model)
     assert f"{parameters:,} learned numbers" in page.inner_text("#about")
+    shares = page.evaluate("[1, 0.9996, 0.9994, 0.0006, 0.0004, 0].map(percent)")
+    texts = "100.0%, over 99.9%, 99.9%, 0.1%, under 0.1%, 0.0%"
+    assert ", ".join(shares) == texts
 
 
 def test_a_changed_network_is_not_passed_off_as_the_learners(visit, model, tmp_path):
@@ -439,6 +442,7 @@ def test_a_drawing_is_taught_and_the_network_put_back(page, model):
 
     page.click("#reset")
     assert page.evaluate(say_again) == pytest.approx(before, abs=1e-5)
+    assert f"as it was trained: {right_before} of 200" in page.inner_text("#told")
     page.check("#among")
     assert page.input_value("#rate") == "0.01"
     page.click("#teach")
@@ -508,12 +512,21 @@ def test_other_files_are_refused(page, tmp_path):
         ("glass.png", (280, 28), "#ffffff80", "transparent"),
         ("other.gif", (280, 28), "black", "no PNG"),
         ("text.png", None, None, "damaged"),
+        ("huge.png", None, None, "too large"),
     ):
-        (tmp_path / name).write_text("no picture")
+        (tmp_path / name).write_text(
+            "no picture" * (1_000_001 if "huge" in name else 1)
+        )
         if size:
             Image.new("RGBA", size, colour).save(tmp_path / name)
         page.set_input_files("#open", tmp_path / name)
         shelf.to_have_text(re.compile(f"{name} is not opened: .*{complaint}"))
+    sheet = Image.new("L", (280, 28))
+    sheet.putpixel((5, 9), 64)  # counts as empty
+    sheet.putpixel((33, 9), 65)
+    sheet.save(tmp_path / "faint.png")
+    page.set_input_files("#open", tmp_path / "faint.png")
+    shelf.to_contain_text("1 opened. 1 kept")
 
 
 def test_leaving_with_unsaved_examples_asks_first(browser, path):
