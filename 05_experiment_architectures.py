@@ -116,7 +116,7 @@ class ConvolutionNN(nn.Sequential):
         super().__init__(
             nn.Conv2d(1, 8, kernel_size=3),  # [N, 1, 28, 28] -> [N, 8, 26, 26]
             nn.ReLU(),
-            nn.MaxPool2d(2),  # -> [N, 8, 13, 13]
+            nn.MaxPool2d(2),  # -> [N, 8, 13, 13]: the largest of each 2 x 2
             nn.Flatten(),  # -> [N, 1352]
             nn.Linear(8 * 13 * 13, 10),  # -> [N, 10]
         )

@@ -359,15 +359,22 @@ def run_lesson_6(folder: str, names: dict, sources: list[str]) -> None:
             exec(compile(source, "06_speak.py", "exec"), names)
 
 
+def train_judges(folder: Path, seed: int = 42) -> None:
+    """Train the networks that listen in lesson 6, as the guide says."""
+    for dataset in ("spoken", "speakers"):
+        flags = ("--dataset", dataset, "--seed", seed)
+        where = {"cwd": folder, "data_dir": conftest.REAL_DATA_DIR}
+        conftest.run_main("03_train_mnist", *flags, **where)
+        (folder / "mnist_model.pth").replace(folder / f"{dataset}.pth")
+
+
 @functools.cache
 def speaking_networks() -> tuple[dict, nn.Module, nn.Module]:
     """Return what 06_speak.py knows after its first step further, and its networks."""
     parts, _ = speaking_blocks()
     names = {}
     with tempfile.TemporaryDirectory() as folder:
-        for dataset in ("spoken", "speakers"):  # the networks that listen
-            run_lesson(f"03_train_mnist.py --dataset {dataset}", folder)
-            Path(folder, "mnist_model.pth").replace(Path(folder, f"{dataset}.pth"))
+        train_judges(Path(folder))
         run_lesson_6(folder, names, parts[:7])
         heard_all = copy.deepcopy(names["model"])
         run_lesson_6(folder, names, parts[7:8])

@@ -30,10 +30,16 @@ VERDICTS = {
     "severe overfitting": "--train-samples 5000 --epochs 60 --wrong-labels 0.2",
     "learning rate too high": "--learning-rate 0.1",
 }
+
+
+def file_name(verdict: str) -> str:
+    return verdict.replace(" ", "_")
+
+
 TRAIN = "03_train_mnist.py --dataset mnist "
 # What the lessons call their pictures, where images/ has another name for them.
 FILE_NAMES = {
-    **{verdict.replace(" ", "_"): "training_history" for verdict in VERDICTS},
+    **{file_name(verdict): "training_history" for verdict in VERDICTS},
     "spoken_samples": "mnist_samples",
 }
 # Lessons to run one after the other in a new folder, and the pictures to take from it.
@@ -46,7 +52,7 @@ JOBS: list[tuple[list[str], list[str]]] = [
         ["good_fit", "predictions", "confusion_matrix", "what_it_learned"],
     ),
     *(
-        ([TRAIN + flags], [verdict.replace(" ", "_")])
+        ([TRAIN + flags], [file_name(verdict)])
         for verdict, flags in VERDICTS.items()
         if flags
     ),
@@ -67,7 +73,7 @@ def run(commands: list[str], pictures: list[str], wanted: set[str]) -> None:
             drawings.run_lesson(command, folder, check=not fails)
         if commands[0].startswith(TRAIN):
             verdict = read_runs(Path(folder, "training_runs.csv"))[-1]["verdict"]
-            if pictures[0] != verdict.replace(" ", "_"):
+            if pictures[0] != file_name(verdict):
                 sys.exit(f"{commands[0]} is no example of {pictures[0]}: {verdict}")
         for name in filter(wanted.__contains__, pictures):
             keep(Path(folder, f"{FILE_NAMES.get(name, name)}.png"), name)

@@ -11,8 +11,9 @@ from conftest import ROOT, SCRIPTS, run_python
 from documents import TEXTS, blocks, speaking_blocks
 
 README = TEXTS["README.md"]
-PATHS = ROOT.rglob("backstage/**/*.py")
-BACKSTAGE = [path.relative_to(ROOT).as_posix() for path in PATHS]
+BACKSTAGE = [
+    path.relative_to(ROOT).as_posix() for path in ROOT.rglob("backstage/**/*.py")
+]
 OWN = {"dl_utils", "backstage", *(name.removesuffix(".py") for name in SCRIPTS)}
 TOP_LEVEL = {
     *SCRIPTS, "dl_utils.py", "backstage", *TEXTS, "requirements.txt", "LICENSE",

@@ -27,7 +27,7 @@ from backstage.sound import (
     write_sound,
 )
 from backstage.terminal import UserError
-from conftest import ROOT, assert_fits_the_console, run_main, run_python
+from conftest import ROOT, assert_fits_the_console, run_python
 from documents import GUIDE, LESSON_6, section, speaking_blocks, stated
 
 PARTS, WHOLE = speaking_blocks()
@@ -160,10 +160,7 @@ def spoken(real_fsdd_dir, tmp_path_factory):
     @functools.cache
     def get(seed):
         folder = tmp_path_factory.mktemp("speak")
-        for dataset in ("spoken", "speakers"):
-            flags = ("--dataset", dataset, "--seed", seed)
-            run_main("03_train_mnist", *flags, cwd=folder, data_dir=real_fsdd_dir)
-            (folder / "mnist_model.pth").replace(folder / f"{dataset}.pth")
+        drawings.train_judges(folder, seed)
         old, new = "manual_seed(42)", f"manual_seed({seed})"
         parts = [part.replace(old, new) for part in PARTS]
         output = run_blocks(folder, names := {}, *parts[:FIRST])
